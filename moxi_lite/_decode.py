@@ -1,0 +1,108 @@
+"""From the bytes of a file, an array or any PIL image to an RGB image, or a clear refusal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+MIN_SIDE = 16
+MAX_PIXELS = 100_000_000
+
+
+def decode_image(content: bytes, what: str) -> Image.Image:
+    """Turn the bytes of an image file into an RGB image."""
+    if not content:
+        raise ValueError(f"{what}: the file is empty (0 bytes).")
+    try:
+        image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{what}: too large to decode safely. {error}") from error
+    except Exception as error:  # Pillow's plugins raise many types on broken files
+        raise ValueError(
+            f"{what}: not an image that Pillow can read ({len(content)} bytes). Expected JPEG, "
+            "PNG, WebP, GIF, TIFF or BMP; convert HEIC or RAW files first."
+        ) from error
+    return finish_image(image, what)
+
+
+def finish_image(image: Image.Image, what: str) -> Image.Image:
+    """Check the size, decode, rotate as EXIF says, and convert to RGB; `what` names the source."""
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(
+            f"{what}: {width} x {height} pixels (width x height) is too small, expected "
+            f"{MIN_SIDE} a side or more."
+        )
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{what}: {width} x {height} pixels is too large to decode safely, expected at most "
+            f"{MAX_PIXELS // 10**6} million. Scale it down first."
+        )
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow's plugins raise many types on broken files
+        raise ValueError(f"{what}: the image is broken or truncated: {error}.") from error
+    return _to_rgb(upright, what)
+
+
+def _to_rgb(image: Image.Image, what: str) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"{what}: integer pixels from {values.min()} to {values.max()}, expected 16 bits, "
+                "0 to 65535. Scale them to 0..255 (uint8) first."
+            )
+        image = array_to_image(values.astype(np.uint16))
+    elif image.mode == "F":
+        image = array_to_image(np.asarray(image))
+    try:
+        if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "PA"):
+            canvas = Image.new("RGBA", image.size, "white")
+            canvas.alpha_composite(image.convert("RGBA"))
+            image = canvas
+        return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(
+            f"{what}: cannot convert mode {image.mode} to RGB ({error}). Save it as an RGB PNG or "
+            "JPEG first."
+        ) from error
+
+
+def array_to_image(array: npt.NDArray[Any]) -> Image.Image:
+    """Turn an array into an 8-bit PIL image in mode L, RGB or RGBA."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        turn = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = " Channels come last: use array.transpose(1, 2, 0)." if turn else ""
+        raise ValueError(
+            f"an image array has shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got "
+            f"{array.shape}.{hint}"
+        )
+    if array.size == 0:
+        raise ValueError(f"the array has no pixels: its shape is {array.shape}.")
+    if array.dtype == np.uint16:
+        array = np.rint(array / 257)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            count = int(array.size - np.isfinite(array).sum())
+            raise ValueError(f"the array holds NaN or infinity, {count} of {array.size} values.")
+        # Less than half a grey level beyond 0..1 is rounding, such as 1.0000001 after resizing.
+        if array.min() < -1e-3 or array.max() > 1 + 1e-3:
+            raise ValueError(
+                f"float pixels must lie in 0..1, got {array.min():g} to {array.max():g}. Divide "
+                "by 255, or convert to uint8 if they are 0..255."
+            )
+        array = np.rint(np.clip(array, 0, 1) * 255)
+    elif array.dtype != np.uint8:
+        raise TypeError(
+            f"image arrays are uint8 (0..255), uint16 (0..65535) or float (0..1), got "
+            f"{array.dtype}. Convert with array.astype(numpy.uint8) if values are 0..255."
+        )
+    return Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))

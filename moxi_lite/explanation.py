@@ -1,0 +1,199 @@
+"""Explanation: the order of patches that a search found, with a value per step."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from moxi_lite._files import write_atomically
+from moxi_lite.game import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FORMAT = "moxi-lite explanation"
+_VERSION = 1
+_ARRAYS = {"order": np.int64, "values": float, "predictions": np.int64, "confidences": float}
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """An order of players with the reward after each step (Algorithms 1 and 2).
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (k,)
+        Players in the order in which they were inserted or deleted.
+    values : ndarray of float64, shape (k,)
+        Reward after each step.
+    f_empty, f_full : float
+        Rewards of no player and of all players.
+    n_players : int
+        Number of players, n; k is at most n.
+    n_evaluations : int
+        Candidate coalitions evaluated by the search (n(n+1)/2 when k = n); the two rewards
+        ``f_empty`` and ``f_full`` come on top.
+    mode : {"insertion", "deletion"}
+    stop_reason : {"all", "budget", "flip", "callable"}
+        Why the search ended.
+    predictions, confidences : ndarray of shape (k,) or None
+        Class predicted after each step and its probability, 0..1; None for games without classes.
+    start_prediction, start_confidence : int and float, or None
+        The same before the first step.
+    target : int or None
+        Class whose reward was played for.
+    grid : tuple of int or None
+        Rows and columns of patches; None for games that are not images.
+    labels : dict of int to str
+        Names of the classes that occur.
+    image : ndarray of uint8, shape (H, W, 3), or None
+        The image as the model sees it.
+    model, masking : str or None
+        Name of the model, and what "absent" meant.
+    """
+
+    order: np.ndarray
+    values: FloatArray
+    f_empty: float
+    f_full: float
+    n_players: int
+    n_evaluations: int
+    mode: str
+    stop_reason: str
+    predictions: np.ndarray | None = None
+    confidences: FloatArray | None = None
+    start_prediction: int | None = None
+    start_confidence: float | None = None
+    target: int | None = None
+    grid: tuple[int, int] | None = None
+    labels: dict[int, str] = dataclasses.field(default_factory=dict)
+    image: np.ndarray | None = None
+    model: str | None = None
+    masking: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of steps, k."""
+        return len(self.order)
+
+    def __repr__(self) -> str:
+        """Summarise in one line."""
+        steps = f"{len(self)} of {self.n_players} players"
+        target = None if self.target is None else self.labels.get(self.target, self.target)
+        return (
+            f"Explanation({self.mode}, {steps}, target={target!r}, "
+            f"stop_reason={self.stop_reason!r})"
+        )
+
+    def heatmap(self) -> FloatArray:
+        """Colour patches by when they were chosen (Sec. 5.2).
+
+        Returns
+        -------
+        ndarray of float64, shape (rows, columns), or (n,) for games without a grid
+            1 for the first patch, falling in equal steps to 1/k for the last; NaN where a patch
+            was not chosen.
+        """
+        heat = np.full(self.n_players, np.nan)
+        heat[self.order] = np.linspace(1, 0, len(self), endpoint=False)
+        return heat if self.grid is None else heat.reshape(self.grid)
+
+    def visible(self, step: int) -> BoolArray:
+        """Return the players present after a number of steps.
+
+        Parameters
+        ----------
+        step : int
+            0 (before the first step) to k.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        IndexError
+            If there are fewer steps than that.
+        """
+        if not 0 <= step <= len(self):
+            raise IndexError(f"step must be 0..{len(self)}, not {step}.")
+        present = np.full(self.n_players, self.mode == "deletion")
+        present[self.order[:step]] = self.mode == "insertion"
+        return present
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the heatmap over the image; see `moxi_lite.plotting.plot_explanation`."""
+        from moxi_lite.plotting import plot_explanation  # plotting builds on this module
+
+        return plot_explanation(self, ax=ax)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one JSON file, image included; atomic, so never half a file.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to; the folder must exist.
+
+        Returns
+        -------
+        Path
+            The path written.
+        """
+        path = Path(path)
+        record: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            record[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        if self.image is not None:
+            record["image"] = _png_base64(self.image)
+        write_atomically(path, json.dumps(record, allow_nan=False, indent=1).encode())
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is not an explanation of a version that this package knows.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON, let alone an Explanation: {error}.") from None
+        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} is not a saved Explanation (no field format={_FORMAT!r}).")
+        if (version := record.pop("version", None)) != _VERSION:
+            raise ValueError(
+                f"{path} has version {version}; this moxi-lite reads version {_VERSION}: update it."
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names != record.keys():
+            differing = ", ".join(sorted(names ^ record.keys()))
+            raise ValueError(f"{path} is damaged: missing or unknown fields {differing}.")
+        for name, dtype in _ARRAYS.items():
+            if record[name] is not None:
+                record[name] = np.array(record[name], dtype=dtype)
+        if record["image"] is not None:
+            with Image.open(io.BytesIO(base64.b64decode(record["image"]))) as image:
+                record["image"] = np.asarray(image.convert("RGB"))
+        record["labels"] = {int(index): name for index, name in record["labels"].items()}
+        record["grid"] = None if record["grid"] is None else tuple(record["grid"])
+        return cls(**record)
+
+
+def _png_base64(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

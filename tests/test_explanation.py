@@ -1,0 +1,92 @@
+"""Explanation: heatmap, visible patches, and saving without loss."""
+
+import json
+
+import numpy as np
+import pytest
+
+from moxi_lite.explanation import Explanation
+
+
+@pytest.fixture
+def ex():
+    return Explanation(
+        order=np.array([3, 0]),
+        values=np.array([-1.25, 2.5]),
+        f_empty=-3.0,
+        f_full=4.0,
+        n_players=4,
+        n_evaluations=7,
+        mode="insertion",
+        stop_reason="flip",
+        predictions=np.array([7, 1]),
+        confidences=np.array([0.25, 0.75]),
+        start_prediction=7,
+        start_confidence=0.5,
+        target=1,
+        grid=(2, 2),
+        labels={1: 'a "cat" </script>', 7: "dög"},
+        image=np.arange(48, dtype=np.uint8).reshape(4, 4, 3),
+        model="tiny",
+        masking="drop",
+    )
+
+
+def test_heatmap(ex):
+    np.testing.assert_array_equal(ex.heatmap(), [[0.5, np.nan], [np.nan, 1.0]])
+
+
+def test_visible(ex):
+    assert ex.visible(0).tolist() == [False] * 4
+    assert ex.visible(1).tolist() == [False, False, False, True]
+    with pytest.raises(IndexError, match=r"0\.\.2"):
+        ex.visible(3)
+
+
+def test_save_and_load_keep_everything(ex, tmp_path):
+    path = ex.save(tmp_path / "ex.json")
+    back = Explanation.load(path)
+    for name in vars(ex):
+        one, other = getattr(ex, name), getattr(back, name)
+        if isinstance(one, np.ndarray):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        else:
+            assert one == other, name
+    assert [file.name for file in tmp_path.iterdir()] == ["ex.json"]
+
+
+def test_a_failed_save_leaves_the_old_file(ex, tmp_path, monkeypatch):
+    path = ex.save(tmp_path / "ex.json")
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        ex.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["ex.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("not json", "not JSON"),
+        ("[]", "not a saved Explanation"),
+        ('{"a": 1}', "not a saved Explanation"),
+        ('{"format": "moxi-lite explanation", "version": 99}', "version 99"),
+        ('{"format": "moxi-lite explanation", "version": 1}', "damaged"),
+    ],
+)
+def test_load_refuses_other_files(tmp_path, content, words):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=words):
+        Explanation.load(path)
+
+
+def test_the_file_is_plain_json(ex, tmp_path):
+    record = json.loads(ex.save(tmp_path / "ex.json").read_text())
+    assert record["order"] == [3, 0] and record["labels"]["7"] == "dög"
+
+
+def test_one_line_summary(ex):
+    assert "2 of 4 players" in repr(ex) and "insertion" in repr(ex)
