@@ -5,6 +5,13 @@ See the book for the ideas and `explain` for the first thing to call.
 """
 
 from moxi_lite import ledger
+from moxi_lite.data import (
+    SAMPLE_PHOTOS,
+    imagenet_sample,
+    imagenet_samples,
+    load_image,
+    sample_photo,
+)
 from moxi_lite.explanation import Explanation
 from moxi_lite.game import (
     CachedGame,

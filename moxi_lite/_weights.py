@@ -33,7 +33,7 @@ def published_models() -> list[str]:
     names = sorted({name.partition(".")[0] for name in timm.list_pretrained()})
     configs: list[Any] = [timm.get_pretrained_cfg(name) for name in names]
     with_head = [name for name, config in zip(names, configs, strict=True) if config.num_classes]
-    return [PACKAGED_MODEL, *with_head]
+    return list(dict.fromkeys([PACKAGED_MODEL, *with_head]))
 
 
 def check_name(name: object) -> None:

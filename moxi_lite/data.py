@@ -32,7 +32,7 @@ from moxi_lite.models import imagenet_class_names
 _MAX_DOWNLOAD_BYTES = 100_000_000
 _TIMEOUT_SECONDS = 20.0
 _IMAGENET_FOLDER = "imagenet-sample-images"
-_IMAGENET_URL = "https://raw.githubusercontent.com/EliSchwartz/imagenet-sample-images/master/"
+IMAGENET_URL = "https://raw.githubusercontent.com/EliSchwartz/imagenet-sample-images/master/"
 
 _PHOTOS = {
     "astronaut": ("skimage", "data/astronaut.png", "Eileen Collins in her space suit"),
@@ -240,7 +240,7 @@ def imagenet_folder() -> Path:
 @functools.cache
 def _registry() -> Mapping[str, str]:
     """File name -> SHA-256, sorted by name: the position is the ImageNet class."""
-    files = pooch.create(path=imagenet_folder(), base_url=_IMAGENET_URL)
+    files = pooch.create(path=imagenet_folder(), base_url=IMAGENET_URL)
     files.load_registry(Path(__file__).with_name("imagenet_sample_images.txt"))
     return MappingProxyType(dict(sorted(files.registry.items())))
 
@@ -262,13 +262,13 @@ def _check_index(index: int) -> int:
 
 def _fetch_imagenet(file_name: str) -> Path:
     """Path of a file whose hash is right, downloaded if need be."""
-    files = pooch.create(path=imagenet_folder(), base_url=_IMAGENET_URL, registry=dict(_registry()))
+    files = pooch.create(path=imagenet_folder(), base_url=IMAGENET_URL, registry=dict(_registry()))
     path = Path(files.abspath, file_name)
     exists = path.is_file()
     if exists and pooch.file_hash(str(path)) == _registry()[file_name]:
         return path
     here = "is there, but with a wrong SHA-256" if exists else "is not there"
-    why = why_unreachable(_IMAGENET_URL)
+    why = why_unreachable(IMAGENET_URL)
     problem: Exception | None = None
     if why is None:
         try:

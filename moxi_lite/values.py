@@ -97,8 +97,9 @@ def shapley_values(
     if n_samples is not None:
         raise ValueError(f"method='exact' takes no n_samples (got {n_samples}): leave it out.")
     table = tabulate(game, show_progress=show_progress).values
-    weights = _weights(player_count(game) - 1)
-    return np.array([_derivative(table, i) @ weights for i in range(player_count(game))])
+    players = range(player_count(game))
+    weights = _weights(len(players) - 1)
+    return np.array([(_derivative(table, player) * weights).sum() for player in players])
 
 
 def interaction(game: Game, i: SupportsIndex, j: SupportsIndex) -> float:
@@ -128,9 +129,9 @@ def interaction(game: Game, i: SupportsIndex, j: SupportsIndex) -> float:
     low, high = sorted((as_player(i, n), as_player(j, n)))
     table = tabulate(game).values
     if low == high:
-        return float(-_derivative(table, low) @ _weights(n - 1))
+        return float((-_derivative(table, low) * _weights(n - 1)).sum())
     # The higher player first, so that the lower one keeps its place in the smaller table.
-    return float(_derivative(_derivative(table, high), low) @ _weights(n - 2))
+    return float((_derivative(_derivative(table, high), low) * _weights(n - 2)).sum())
 
 
 def interaction_matrix(game: Game) -> FloatArray:
@@ -145,9 +146,9 @@ def interaction_matrix(game: Game) -> FloatArray:
     matrix = np.empty((n, n))
     for j in range(n):
         derivative = _derivative(table, j)
-        matrix[j, j] = -derivative @ own_weights
+        matrix[j, j] = (-derivative * own_weights).sum()
         for i in range(j):
-            matrix[i, j] = matrix[j, i] = _derivative(derivative, i) @ pair_weights
+            matrix[i, j] = matrix[j, i] = (_derivative(derivative, i) * pair_weights).sum()
     return matrix
 
 

@@ -201,15 +201,15 @@ def test_markdown_counts_links_and_escapes(toy):
         "**1 claims: 0 reproduced, 1 scaled down, 0 differs, 0 corrected, 0 not attempted.**"
     )
     assert lines[-1] == (
-        r"| Sec. 5.1 | a \| b | 90 % | 91 %, n = 60 of 1,000 | scaled down | "
+        r"| **Sec. 5.1.** a \| b | 90 % | 91 %, n = 60 of 1,000 | **scaled down.** "
         r"Four \| five. [Chapter 01](../notebooks/01_set_sum.ipynb). |"
     )
-    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[2:]} == {8}
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[2:]} == {6}
 
 
 def test_markdown_gives_the_reason_where_nothing_was_recorded(toy):
     assert ledger.markdown_table(ledger.table([])).endswith(
-        "| 90 % | – | not attempted | Not run. |\n"
+        "| 90 % | – | **not attempted.** Not run. |\n"
     )
 
 

@@ -1,0 +1,372 @@
+"""The command line: ``moxi-lite explain PHOTO`` and ``moxi-lite models``.
+
+Exit codes: 0 done; 1 the weights cannot be had, or something unexpected; 2 wrong usage or input;
+130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote, urlparse
+
+# Everything heavy is imported inside the functions that need it, to keep --help quick.
+if TYPE_CHECKING:
+    from moxi_lite.explanation import Explanation
+    from moxi_lite.models import Classifier
+    from moxi_lite.patch_game import PatchGame
+
+DEFAULT_MODEL = "vit_tiny_patch16_224"
+MASKINGS = ("drop", "zero", "mean", "blur", "noise")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line, like every other error of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"moxi-lite: error: {message} (see: {self.prog} --help)\n")
+
+
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from moxi_lite import __version__
+
+        print(f"moxi-lite {__version__}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 1 weights not to be had, 2 wrong usage or input, 130 Ctrl-C.
+    """
+    try:
+        options = vars(_parser().parse_args(argv))
+        command = options.pop("command")
+        code: int = command(**options)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse: --help, --version, wrong usage
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print("moxi-lite: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python would complain again on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="moxi-lite",
+        description="Which group of pixels does an image classifier rely on?",
+    )
+    parser.add_argument(
+        "--version",
+        action=_ShowVersion,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="show the version and exit",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    explain = commands.add_parser(
+        "explain",
+        help="find the patches that decide how a photo is classified",
+        description="Find the patches that decide how a photo is classified; write a picture, "
+        "the explanation as JSON, and a slider as a web page.",
+    )
+    explain.set_defaults(command=_explain)
+    add = explain.add_argument
+    add("photo", metavar="PHOTO", help="path or URL of an image")
+    add("--model", metavar="NAME", help=f"see: moxi-lite models (default: {DEFAULT_MODEL})")
+    add(
+        "--mode",
+        choices=("insertion", "deletion"),
+        default="insertion",
+        help="insert patches until the target is recognised, or remove them until it no longer "
+        "is (default: insertion)",
+    )
+    add("--target", metavar="CLASS", help="index or name (default: the predicted class)")
+    add(
+        "--stop",
+        choices=("flip", "none"),
+        default="flip",
+        help="flip: once the prediction turns; none: go on to the budget (default: flip)",
+    )
+    add("--budget", type=int, metavar="N", help="most patches to choose (default: all)")
+    add(
+        "--masking",
+        metavar="NAME",
+        help=f"what absent means: {', '.join(MASKINGS)} (default: drop where the model allows it, "
+        "otherwise mean)",
+    )
+    add(
+        "--grid",
+        type=_grid,
+        metavar="RxC",
+        help="rows and columns of patches (default: the model's)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("moxi-out"),
+        metavar="DIR",
+        help="folder for the results, made if needed (default: moxi-out)",
+    )
+    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+    models = commands.add_parser(
+        "models",
+        help="list the models that can be explained",
+        description="List the models that can be explained; nothing is downloaded.",
+    )
+    models.set_defaults(command=_models)
+    models.add_argument(
+        "pattern",
+        nargs="?",
+        default="*",
+        metavar="PATTERN",
+        help="part of a name, or a shell pattern such as 'vit_*_patch16_224'",
+    )
+    return parser
+
+
+def _grid(text: str) -> tuple[int, int]:
+    rows, cross, columns = text.lower().partition("x")
+    if not (cross and rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f"expected rows x columns such as 14x14, not {text!r}")
+    return int(rows), int(columns)
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"moxi-lite: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _explain(
+    *,
+    photo: str,
+    model: str | None,
+    mode: str,
+    target: str | None,
+    stop: str,
+    budget: int | None,
+    masking: str | None,
+    grid: tuple[int, int] | None,
+    out: Path,
+    device: str | None,
+) -> int:
+    """Explain one photo and write the results."""
+    from moxi_lite.models import WeightsUnavailableError
+    from moxi_lite.search import explain
+
+    try:
+        _check_folder(out)
+        _check_names(model, masking, budget)
+        game = _load_game(photo, model, target, masking, grid, device)
+        if budget is not None and budget > game.n_players:
+            raise ValueError(f"--budget must be 1..{game.n_players}, the number of patches.")
+    except WeightsUnavailableError as error:
+        return _fail(error, 1)
+    except (ValueError, TypeError, IndexError, OSError) as error:
+        return _fail(error, 2)
+
+    _describe(photo, game)
+    sys.stdout.flush()
+    ex = explain(
+        game,
+        mode,
+        budget=budget,
+        stop=None if stop == "none" else stop,
+        show_progress=sys.stderr.isatty(),
+    )
+    print(f"{mode:<10} {_outcome_line(ex)}")
+    try:
+        written = _write(ex, out, _stem(photo))
+    except OSError as error:
+        return _fail(error, 1)
+    for label, path in zip(("picture", "data", "slider"), written, strict=True):
+        print(f"{label:<10} {path}")
+    return 0
+
+
+def _check_folder(out: Path) -> None:
+    """Make the folder, and a file in it for a moment, before any long work."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"--out: cannot write into the folder {str(out)!r}: {reason}.") from None
+
+
+def _check_names(model: str | None, masking: str | None, budget: int | None) -> None:
+    from moxi_lite._errors import unknown_name
+    from moxi_lite._weights import check_name
+
+    if model is not None:
+        check_name(model)
+    if masking is not None and masking not in MASKINGS:
+        raise unknown_name("masking", masking, MASKINGS)
+    if budget is not None and budget < 1:
+        raise ValueError(f"--budget must be at least 1 patch, not {budget}.")
+
+
+def _load_game(
+    photo: str,
+    model: str | None,
+    target: str | None,
+    masking: str | None,
+    grid: tuple[int, int] | None,
+    device: str | None,
+) -> PatchGame:
+    from moxi_lite.data import load_image
+    from moxi_lite.models import load_model
+    from moxi_lite.patch_game import PatchGame
+
+    image = load_image(photo)
+    # A model asked for by name is that model or nothing; only the default has a fallback.
+    if model is None:
+        classifier = load_model(DEFAULT_MODEL, fallback="efficientnet_lite0", device=device)
+    else:
+        classifier = load_model(model, device=device)
+    chosen = None if target is None else classifier.class_index(target)
+    if masking is None:
+        masking = _default_masking(classifier, grid)
+    return PatchGame(classifier, image, target=chosen, masking=masking, grid=grid)
+
+
+def _default_masking(classifier: Classifier, grid: tuple[int, int] | None) -> str:
+    """Token deletion where it is defined; otherwise mean pixels, and say so."""
+    from moxi_lite.masking import deletion_problem
+
+    problem = deletion_problem(classifier.module)
+    if problem is None and grid not in (None, classifier.grid):
+        own = "x".join(map(str, classifier.grid))
+        problem = f"token deletion needs the model's own grid, {own}"
+    if problem is None:
+        return "drop"
+    print(f"masking    mean colour instead of token deletion: {problem}")
+    return "mean"
+
+
+def _describe(photo: str, game: PatchGame) -> None:
+    import numpy as np
+
+    model = game.model
+    confidence = game.outcome(np.ones(game.n_players, dtype=bool)).confidences[0]
+    print(f"photo      {photo}")
+    print(
+        f"model      {model.name} on {model.device}, {game.grid[0]}x{game.grid[1]} patches, "
+        f"masking {game.masking}"
+    )
+    print(f"weights    {model.source}")
+    print(f"           SHA-256 {model.weights_sha256}")
+    print(f"sees       {_class(model, game.predicted)}, probability {confidence:.3f}")
+    if game.target != game.predicted:
+        print(f"target     {_class(model, game.target)}")
+
+
+def _class(model: Classifier, index: int) -> str:
+    return f"{model.class_name(index)} (class {index})"
+
+
+def _outcome_line(ex: Explanation) -> str:
+    """Say in one line what the search found."""
+    from moxi_lite.plotting import class_label, flip_step
+
+    k, n = len(ex), ex.n_players
+    verb = "inserted" if ex.mode == "insertion" else "removed"
+    count = f"{k} of {n} patches ({100 * k / n:.1f} %) {verb}"
+    last = ex.predictions[-1] if k and ex.predictions is not None else ex.start_prediction
+    says = "" if last is None else f"; the model then says {class_label(ex, last)}"
+    if k and ex.confidences is not None:
+        says += f", probability {ex.confidences[-1]:.3f}"
+    flip = flip_step(ex)
+    if flip is None:
+        return f"{count}{says}; the prediction did not turn"
+    if flip == 0:
+        start = "without any patch" if ex.mode == "insertion" else "with every patch"
+        return f"{count}; already {start} the model says {class_label(ex, ex.start_prediction)}"
+    return f"{count}{says}" + (f"; the prediction turned at {flip}" if flip < k else "")
+
+
+def _stem(photo: str) -> str:
+    """Name of the photo without folder and extension, fit for a file name."""
+    stem = Path(unquote(urlparse(photo).path) if "://" in photo else photo).stem
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:80] or "photo"
+
+
+def _write(ex: Explanation, out: Path, stem: str) -> tuple[Path, Path, Path]:
+    from matplotlib.figure import Figure
+
+    from moxi_lite._files import write_atomically
+    from moxi_lite.interactive import reveal
+    from moxi_lite.plotting import plot_explanation
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    plot_explanation(ex, figure.add_subplot())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    picture = out / f"{stem}-{ex.mode}.png"
+    write_atomically(picture, buffer.getvalue())
+    data = ex.save(picture.with_suffix(".json"))
+    return picture, data, reveal(ex).save(picture.with_suffix(".html"))
+
+
+def _models(*, pattern: str) -> int:
+    """List models, grouped by what can be done with them."""
+    import timm
+
+    from moxi_lite._errors import unknown_name
+    from moxi_lite._weights import PACKAGED_MODEL
+    from moxi_lite.models import available_models
+
+    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = available_models(wanted)
+    if not names:
+        return _fail(unknown_name("model", pattern, available_models()), 2)
+    # The architectures of these two files of timm are plain ViTs, except for those that pool
+    # by attention; asking the built models themselves would take a minute.
+    plain = {*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")}
+    pooled = {n for n in plain if "_map_" in n or ("siglip" in n and "gap" not in n)}
+    deletes = plain - pooled
+    groups = {
+        "weights come with a package, no network needed (masking mean)": [
+            n for n in names if n == PACKAGED_MODEL
+        ],
+        "plain Vision Transformers: tokens can be deleted (masking drop)": [
+            n for n in names if n in deletes
+        ],
+        "others: pixels are masked (masking mean)": [
+            n for n in names if n not in deletes and n != PACKAGED_MODEL
+        ],
+    }
+    for title, members in groups.items():
+        if members:
+            print(f"{title}: {len(members)}")
+            print("".join(f"  {name}\n" for name in members))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,388 @@
+"""Pictures of explanations: heatmaps over the image, Figure-1 strips, traces of the reward.
+
+Functions that take ``ax`` draw into it and return it; without ``ax`` they open a figure through
+pyplot, as matplotlib's own users expect.  Nothing here calls ``plt.show()``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from moxi_lite.explanation import Explanation
+from moxi_lite.masking import patch_map
+
+METHOD_COLORS: Mapping[str, str] = MappingProxyType(
+    {
+        "MoXI": "#D55E00",
+        "MoXI(-)": "#F0A81E",
+        "Shapley": "#0072B2",
+        "Grad-CAM": "#009E73",
+        "Grad-CAM++": "#56B4E9",
+        "Attention rollout": "#CC79A7",
+        "RISE": "#3B1055",
+        "Random": "#6E6E6E",
+    }
+)
+"""One colour a method, the same in every figure; told apart under colour-blindness too."""
+
+ABSENT_GREY = 127
+"""Grey level (0..255) painted over patches that are absent."""
+
+# From pale yellow (late) to deep red (early): the lightness falls all the way, so the order
+# survives colour-blindness and grey-scale printing.
+_HEAT = LinearSegmentedColormap.from_list(
+    "moxi_heat", colormaps["YlOrRd"](np.linspace(0.12, 0.92, 256))
+)
+_OPACITY = 0.62
+_VERBS = {"insertion": "inserted", "deletion": "removed"}
+
+
+def class_label(ex: Explanation, index: int) -> str:
+    """Name a class of an explanation, or number it where the name is unknown."""
+    return ex.labels.get(int(index), f"class {int(index)}")
+
+
+def flip_step(ex: Explanation) -> int | None:
+    """Find the step at which the prediction turns.
+
+    Parameters
+    ----------
+    ex : Explanation
+        With predictions, that is, from a `PatchGame`.
+
+    Returns
+    -------
+    int or None
+        The smallest number of patches, 0 to k, after which an insertion is classified as the
+        target (success) or a deletion no longer is (failure): the point at which the paper's
+        heatmaps stop (Sec. 5.2).  None if that never happens or predictions are unknown.
+    """
+    if ex.predictions is None or ex.target is None:
+        return None
+    start = [] if ex.start_prediction is None else [ex.start_prediction]
+    on_target = np.array([*start, *ex.predictions]) == ex.target
+    turned = on_target if ex.mode == "insertion" else ~on_target
+    if not turned.any():
+        return None
+    return int(turned.argmax()) + 1 - len(start)
+
+
+def _shown_steps(ex: Explanation, steps: int | None) -> int:
+    if steps is None:
+        flip = flip_step(ex)
+        return len(ex.order) if flip is None else flip
+    if not 0 <= steps <= len(ex.order):
+        raise ValueError(f"steps must lie in 0..{len(ex.order)} for this explanation, not {steps}.")
+    return steps
+
+
+def _heat(ex: Explanation, steps: int) -> np.ndarray:
+    """Heat (rows, columns) of the first steps alone: 1 for the first, NaN where not selected."""
+    cut = {"order": ex.order[:steps], "values": ex.values[:steps]}
+    for name in ("predictions", "confidences"):
+        column = getattr(ex, name)
+        cut[name] = None if column is None else column[:steps]
+    return dataclasses.replace(ex, **cut).heatmap()
+
+
+def _picture(ex: Explanation) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image (H, W, 3) and the patch number of every pixel (H, W)."""
+    if ex.image is None or ex.grid is None:
+        raise ValueError(
+            "this explanation holds no image: expected one of a PatchGame. "
+            "For a plain game use plot_explanation, which draws bars."
+        )
+    return ex.image, patch_map(ex.image.shape[0], ex.image.shape[1], ex.grid)
+
+
+def visible_image(ex: Explanation, step: int) -> np.ndarray:
+    """Show the image with only those patches that are present after some steps.
+
+    Parameters
+    ----------
+    ex : Explanation
+        With an image.
+    step : int
+        0 (before the first step) to k (after the last).
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Absent patches are grey, whatever the masking put there for the model.
+
+    Raises
+    ------
+    ValueError
+        If the explanation holds no image.
+    """
+    image, patches = _picture(ex)
+    present = ex.visible(step)[patches]
+    return np.where(present[..., None], image, np.uint8(ABSENT_GREY))
+
+
+def overlay(ex: Explanation, steps: int | None = None) -> np.ndarray:
+    """Paint the paper's heatmap over the image (Sec. 5.2).
+
+    Parameters
+    ----------
+    ex : Explanation
+        With an image.
+    steps : int, optional
+        Number of patches to colour.  By default those up to the success of an insertion or the
+        failure of a deletion, or all if the prediction never turns.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Selected patches are tinted, the redder the earlier; the rest is dimmed and grey.
+
+    Raises
+    ------
+    ValueError
+        If the explanation holds no image, or `steps` exceeds its length.
+    """
+    image, patches = _picture(ex)
+    heat = _heat(ex, _shown_steps(ex, steps)).ravel()[patches]
+    grey = image.astype(np.float64) @ [0.299, 0.587, 0.114]
+    tint = 255 * _HEAT(np.nan_to_num(heat))[..., :3]
+    # Tinting the grey image, not the coloured one, leaves all the hue to the order.
+    lit = _OPACITY * tint + (1 - _OPACITY) * grey[..., None]
+    dim = np.repeat((40 + 0.45 * grey)[..., None], 3, axis=2)
+    return np.where(np.isnan(heat)[..., None], dim, lit).round().astype(np.uint8)
+
+
+def heat_colors(k: int) -> list[str]:
+    """Return the colours of k steps as ``#rrggbb``, from the first (red) to the last (yellow)."""
+    return [to_hex(_HEAT((k - position) / k)) for position in range(k)]
+
+
+def _new_axes(figsize: tuple[float, float]) -> Axes:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=figsize, layout="constrained")[1]
+
+
+def _step_title(ex: Explanation, steps: int) -> str:
+    one, many = ("patch", "patches") if ex.grid is not None else ("player", "players")
+    return f"{steps} of {ex.n_players} {one if ex.n_players == 1 else many} {_VERBS[ex.mode]}"
+
+
+def _add_colorbar(ex: Explanation, ax: Axes, steps: int) -> None:
+    # The bar shows the colours as they look on the picture: mixed with a middle grey.
+    mixed = _OPACITY * _HEAT(np.linspace(1, 0, 256))[:, :3] + (1 - _OPACITY) * 0.5
+    colors = ScalarMappable(Normalize(1, steps + 1), ListedColormap(mixed))
+    ticks = np.unique(np.linspace(1, steps, min(steps, 5)).round())
+    bar = ax.figure.colorbar(colors, ax=ax, fraction=0.046, pad=0.03, ticks=ticks, format="%d")
+    bar.ax.invert_yaxis()
+    bar.set_label(f"order (1 = {_VERBS[ex.mode]} first)")
+
+
+def plot_explanation(
+    ex: Explanation,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    steps: int | None = None,
+    colorbar: bool = True,
+) -> Axes:
+    """Draw the paper's heatmap over the image (Sec. 5.2, Figure 4).
+
+    Parameters
+    ----------
+    ex : Explanation
+        Of an image, or of a plain game: then bars show f after each step, in the order of the
+        players, coloured alike.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    title : str, optional
+        Replaces the default, which counts the patches; an empty string leaves it out.
+    steps : int, optional
+        Number of patches to colour.  By default those inserted until the classification
+        succeeds, or removed until it fails; all of them if the prediction never turns.
+    colorbar : bool
+        Whether to add the bar that says what red means.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If `steps` exceeds the length of the explanation.
+    """
+    shown = _shown_steps(ex, steps)
+    if ax is None:
+        ax = _new_axes((4.8, 4) if ex.image is not None else (6, 3.2))
+    ax.set_title(_step_title(ex, shown) if title is None else title)
+    if ex.image is None or ex.grid is None:
+        return _plot_bars(ex, ax, shown)
+    ax.imshow(overlay(ex, shown))
+    ax.set_axis_off()
+    if shown == 0:
+        empty = "the empty image" if ex.mode == "insertion" else "the full image"
+        ax.text(
+            0.5,
+            0.5,
+            f"no patch needed:\n{empty} decides already",
+            transform=ax.transAxes,
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "alpha": 0.85, "lw": 0},
+        )
+    elif colorbar and shown > 1:
+        _add_colorbar(ex, ax, shown)
+    return ax
+
+
+def _plot_bars(ex: Explanation, ax: Axes, steps: int) -> Axes:
+    places = np.arange(1, steps + 1)
+    ax.bar(places, ex.values[:steps], color=heat_colors(steps) or None, edgecolor="0.3", lw=0.5)
+    ax.set_xticks(places, [str(player) for player in ex.order[:steps]])
+    ax.axhline(0, color="0.3", lw=0.8)
+    ax.set_xlabel(f"player, in the order {_VERBS[ex.mode]} (redder = earlier)")
+    ax.set_ylabel("f after the step")
+    if steps == 0:
+        ax.text(0.5, 0.5, "no step taken", transform=ax.transAxes, ha="center", va="center")
+    return ax
+
+
+def plot_trace(
+    ex: Explanation, ax: Axes | None = None, *, label: str | None = None, color: str | None = None
+) -> Axes:
+    """Draw the reward f after each step against the number of patches inserted or removed.
+
+    Parameters
+    ----------
+    ex : Explanation
+    ax : matplotlib.axes.Axes, optional
+        Where to draw, several traces into one if wanted; a new figure by default.
+    label : str, optional
+        Name for the legend; a name in `METHOD_COLORS` also sets the colour.
+    color : str, optional
+        Any matplotlib colour; MoXI's by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The step at which the prediction turns carries a ring.
+    """
+    if ax is None:
+        ax = _new_axes((5.5, 3.4))
+    color = color or METHOD_COLORS.get(label or "MoXI", METHOD_COLORS["MoXI"])
+    insertion = ex.mode == "insertion"
+    trace = np.concatenate([[ex.f_empty if insertion else ex.f_full], ex.values])
+    few = len(trace) <= 40
+    ax.plot(np.arange(len(trace)), trace, color=color, label=label, marker="o" if few else "", ms=4)
+    flip = flip_step(ex)
+    if flip is not None:
+        said = "classified as the target" if insertion else "no longer classified as the target"
+        ax.plot(
+            flip, trace[flip], "o", ms=11, mfc="none", mec=color, mew=1.8, label=f"{flip}: {said}"
+        )
+    goal, name = (ex.f_full, "everything present") if insertion else (ex.f_empty, "nothing present")
+    if all(line.get_label() != name for line in ax.lines):
+        ax.axhline(goal, color="0.45", lw=1, ls="--", label=name)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    unit = "patches" if ex.grid is not None else "players"
+    ax.set_xlabel(f"{unit} {_VERBS[ex.mode]} (of {ex.n_players})")
+    ax.set_ylabel(f"reward f of {class_label(ex, ex.target)}" if ex.target is not None else "f")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def _strip_steps(explanations: Mapping[str, Explanation], n_columns: int) -> list[int]:
+    """Spread the columns evenly up to the step at which the quickest method is done."""
+    done = min(_shown_steps(ex, None) for ex in explanations.values())
+    longest = max(len(ex.order) for ex in explanations.values())
+    last = min(max(done, n_columns), max(longest, 1))
+    return [int(step) for step in np.unique(np.linspace(0, last, n_columns + 1).round())[1:]]
+
+
+def _caption(ex: Explanation, step: int) -> str:
+    """Predicted class and probability after a step, and whether it is the target."""
+    if step > 0 and ex.predictions is not None and ex.confidences is not None:
+        index, probability = int(ex.predictions[step - 1]), float(ex.confidences[step - 1])
+    elif step == 0 and ex.start_prediction is not None and ex.start_confidence is not None:
+        index, probability = ex.start_prediction, ex.start_confidence
+    else:
+        return f"f = {ex.values[step - 1]:.2f}" if step else ""
+    name = class_label(ex, index)
+    short = name if len(name) <= 18 else name[:17] + "…"
+    return f"{'✓' if index == ex.target else '✗'} {short} {probability:.2f}"
+
+
+def figure1_strip(
+    explanations: Mapping[str, Explanation],
+    n_columns: int = 3,
+    *,
+    steps: list[int] | None = None,
+) -> Figure:
+    """Draw a strip like the paper's Figure 1: rows are methods, columns are steps.
+
+    Parameters
+    ----------
+    explanations : mapping of str to Explanation
+        Method name -> explanation, all of one image and one mode.
+    n_columns : int
+        Number of steps shown, spread evenly up to the point at which the quickest method
+        succeeds (insertion) or makes the model fail (deletion).
+    steps : list of int, optional
+        The steps to show instead.  A row that stopped earlier repeats its last state.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Under each picture stand the predicted class, its probability and whether it is the
+        target; the last column is the heatmap.  The figure is not registered with pyplot: as
+        the last line of a notebook cell it shows once, and scripts need not close it.
+
+    Raises
+    ------
+    ValueError
+        If there is no explanation, their modes differ, or one holds no image.
+    """
+    if not explanations:
+        raise ValueError("figure1_strip needs at least one explanation, but the mapping is empty.")
+    modes = {ex.mode for ex in explanations.values()}
+    if len(modes) > 1:
+        raise ValueError(f"one strip shows one mode, but these are {sorted(modes)}: draw two.")
+    if n_columns < 1:
+        raise ValueError(f"n_columns must be at least 1, not {n_columns}.")
+    shown = _strip_steps(explanations, n_columns) if steps is None else list(steps)
+    figure = Figure(
+        figsize=(2.1 * (len(shown) + 1) + 0.4, 2.3 * len(explanations) + 0.3), layout="constrained"
+    )
+    grid = figure.subplots(len(explanations), len(shown) + 1, squeeze=False)
+    for row, (name, ex) in zip(grid, explanations.items(), strict=True):
+        for ax, step in zip(row, [*shown, None], strict=False):
+            if step is None:
+                count = _shown_steps(ex, None)
+                plot_explanation(ex, ax, title="", colorbar=False)
+                below = _step_title(ex, count)
+            else:
+                reached = min(step, len(ex.order))
+                ax.imshow(visible_image(ex, reached))
+                below = _caption(ex, reached) + (f" (at {reached})" if reached < step else "")
+            ax.set_axis_on()
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.set_xlabel(below, fontsize="small")
+        row[0].set_ylabel(
+            name, color=METHOD_COLORS.get(name, "black"), fontweight="bold", fontsize="medium"
+        )
+    verb = _VERBS[modes.pop()]
+    for ax, step in zip(grid[0], shown, strict=False):
+        ax.set_title(f"{step} {verb}", fontsize="medium")
+    grid[0, -1].set_title("heatmap (redder = earlier)", fontsize="medium")
+    return figure

