@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import operator
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import timm
 import timm.data
 import torch
-from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from moxi_lite._errors import unknown_name
 from moxi_lite._weights import (
     WeightsUnavailableError,
     check_name,
@@ -26,6 +21,7 @@ from moxi_lite._weights import (
     published_models,
     state_sha256,
 )
+from moxi_lite.classifier import Classifier, device_of, dtype_of
 
 __all__ = [
     "Classifier",
@@ -34,136 +30,6 @@ __all__ = [
     "imagenet_class_names",
     "load_model",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Classifier:
-    """An image classifier, ready to be explained.
-
-    Attributes
-    ----------
-    module : torch.nn.Module
-        The network in evaluation mode, parameters frozen; maps float (m, 3, H, W) to logits (m, C).
-    name : str
-        The name it was loaded by; for an own module, the name of its class.
-    grid : tuple of int
-        Natural grid of patches, (rows, columns).
-    input_size : tuple of int
-        (H, W) in pixels.
-    mean, std : tuple of float
-        Per-channel normalisation, for pixels in 0..1.
-    class_names : tuple of str
-        One name per class, length C.
-    device : torch.device
-        Where the module's parameters lie.
-    source : str
-        Where the weights came from, for people; says so if a fallback was used.
-    weights_sha256 : str
-        SHA-256 of the weights file; where there is no single file, of the state dict.
-    transform : callable
-        PIL RGB image -> float32 tensor (3, H, W), the evaluation transform of the model.
-    """
-
-    module: nn.Module = field(repr=False)
-    name: str
-    grid: tuple[int, int]
-    input_size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    class_names: tuple[str, ...] = field(repr=False)
-    device: torch.device
-    source: str
-    weights_sha256: str
-    transform: Callable[[Image.Image], torch.Tensor] = field(repr=False)
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes C."""
-        return len(self.class_names)
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Resize, crop and normalise an RGB image: the result is float32 (3, H, W), on the CPU.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `image` is not a PIL image, or not in mode RGB.
-        """
-        if not isinstance(image, Image.Image):
-            raise TypeError(
-                f"preprocess expects a PIL image, got {type(image).__name__}; "
-                "moxi_lite.load_image makes one from a path, a URL, bytes or an array."
-            )
-        if image.mode != "RGB":
-            raise ValueError(
-                f"preprocess expects a PIL image in mode RGB, got {image.mode}; "
-                "moxi_lite.load_image(image) converts it."
-            )
-        return self.transform(image).to(torch.float32)
-
-    def display(self, tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
-        """Undo the normalisation of one input, float (3, H, W), for looking at: uint8 (H, W, 3)."""
-        if tensor.ndim != 3 or tensor.shape[0] != 3:
-            raise ValueError(f"display expects a tensor (3, H, W), got {tuple(tensor.shape)}.")
-        pixels = tensor.detach().cpu().to(torch.float32).permute(1, 2, 0).numpy()
-        pixels = pixels * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
-        return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-
-    def logits(self, batch: torch.Tensor) -> torch.Tensor:
-        """Evaluate preprocessed images: float (m, 3, H, W) to float32 (m, C), on `device`."""
-        expected = (3, *self.input_size)
-        if batch.ndim != 4 or tuple(batch.shape[1:]) != expected:
-            raise ValueError(
-                f"logits expects a batch of shape (m, {', '.join(map(str, expected))}), "
-                f"got {tuple(batch.shape)}."
-            )
-        with torch.no_grad():
-            out = self.module(batch.to(self.device, _dtype_of(self.module)))
-        return out.to(torch.float32)
-
-    def class_name(self, index: int) -> str:
-        """Name of a class; raises IndexError if `index` is outside 0..C-1."""
-        return self.class_names[self.class_index(int(index))]
-
-    def class_index(self, name_or_index: str | int) -> int:
-        """Index of a class, given by its index, its name or one of its synonyms.
-
-        Parameters
-        ----------
-        name_or_index : str or int
-            Such as 281, ``"281"``, ``"tabby"`` or ``"tabby, tabby cat"``; case and underscores
-            do not matter.
-
-        Raises
-        ------
-        IndexError
-            If an index is outside 0..C-1.
-        ValueError
-            If no class has the name (near matches are listed), or several have.
-        """
-        if isinstance(name_or_index, str):
-            wanted = _plain(name_or_index)
-            synonyms = [[_plain(part) for part in name.split(",")] for name in self.class_names]
-            found = [i for i, name in enumerate(self.class_names) if _plain(name) == wanted]
-            found = found or [i for i, parts in enumerate(synonyms) if wanted in parts]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                options = "; ".join(f"{i} ({self.class_names[i]})" for i in found)
-                raise ValueError(
-                    f"class name {name_or_index!r} is ambiguous: {options}. Pass the index instead."
-                )
-            if not wanted.isdecimal():
-                allowed = [part for parts in synonyms for part in parts]
-                raise unknown_name("class", name_or_index, dict.fromkeys(allowed))
-            name_or_index = int(wanted)
-        index = operator.index(name_or_index)
-        if not 0 <= index < self.n_classes:
-            raise IndexError(
-                f"class index {index} is out of range: {self.name} has {self.n_classes} classes, "
-                f"0 to {self.n_classes - 1}."
-            )
-        return index
 
 
 def load_model(
@@ -203,10 +69,10 @@ def load_model(
         Only for an own module: (H, W) in pixels, by default what timm says or 224. Images are
         resized (bicubic) to cover it, then cropped at the centre.
     grid : int or (int, int), optional
-        Rows and columns of patches. By default a plain ViT's own patch grid (other transformers'
-        where patches measure 8 pixels or more), otherwise for each side the divisor of its length nearest to 14 with
-        patches of at least 4 pixels: 14 x 14 for 224 x 224. A length without divisors, such as
-        227, gets 14 as well; patches then differ by a pixel.
+        Rows and columns of patches. By default a ViT's own patch grid (for other transformers
+        than timm's plain ViT: where patches measure 8 pixels or more), otherwise for each side
+        the divisor of its length nearest to 14 with patches of at least 4 pixels: 14 x 14 for
+        224 x 224. A length without divisors, such as 227, gets 14; patches differ by a pixel.
 
     Returns
     -------
@@ -229,7 +95,7 @@ def load_model(
         label = type(module).__name__
         config, normalised = _own_config(module, mean, std, input_size)
         source, digest = f"own module {label}, {normalised}", state_sha256(module)
-        target = target or _device_of(module)
+        target = target or device_of(module)
     else:
         if not (mean is None and std is None and input_size is None):
             raise ValueError(
@@ -257,7 +123,7 @@ def load_model(
         mean=_triple("mean", config["mean"]),
         std=_triple("std", config["std"]),
         class_names=_class_names(n_classes, class_names),
-        device=_device_of(module, target),
+        device=device_of(module, target),
         source=source,
         weights_sha256=digest,
         transform=timm.data.create_transform(**config, is_training=False),
@@ -305,7 +171,7 @@ def _own_config(
 
 def _dry_run(module: nn.Module, name: str, size: tuple[int, int]) -> int:
     """Evaluate one image of zeros; the number of classes C."""
-    zeros = torch.zeros(1, 3, *size, device=_device_of(module), dtype=_dtype_of(module))
+    zeros = torch.zeros(1, 3, *size, device=device_of(module), dtype=dtype_of(module))
     try:
         with torch.no_grad():
             out = module(zeros)
@@ -384,17 +250,3 @@ def _device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device.")
     return chosen
-
-
-def _device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return (default or torch.device("cpu")) if parameter is None else parameter.device
-
-
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    parameter = next(module.parameters(), None)
-    return torch.float32 if parameter is None else parameter.dtype
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from moxi_lite.classifier import Classifier
 from moxi_lite.game import BoolArray, FloatArray, as_coalitions
 from moxi_lite.masking import BaselineFunction, equal_size_rows, make_masking
-from moxi_lite.models import Classifier
 from moxi_lite.reward import get_reward
 
 # Large enough to fill the device, small enough to stay in a CPU's cache.
