@@ -352,7 +352,9 @@ def _number(value: float, unit: str) -> str:
         text = f"{int(value):,}"
     else:
         text = f"{value:.3g}" if size < 100 else f"{value:,.1f}"
-    return f"{text} {unit}".rstrip()
+    if not unit:
+        return text
+    return f"{text} {unit}" if unit.startswith("%") else f"{text} ({unit})"
 
 
 def _ours(claim: Claim, entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The page of symbols names only things that exist in the package."""
+"""The reference pages agree with the package: symbols, API, and headings that chapters link to."""
 
 import importlib
 import inspect
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "book" / "symbols.md"
+import moxi_lite
+
+BOOK = Path(__file__).parents[2] / "book"
+PAGE = BOOK / "symbols.md"
 HEADER = ["Paper", "Meaning", "Code", "Where"]
 
 
@@ -70,3 +73,21 @@ def test_a_code_name_exists(name):
 def test_a_wrong_name_is_found_out():
     with pytest.raises((AttributeError, ModuleNotFoundError)):
         resolve("moxi_lite.explanation.Explanation.no_such_field")
+
+
+def test_the_api_page_lists_every_public_name():
+    page = (BOOK / "api.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^\.\. auto\w+:: (?:moxi_lite\.)?(\w+)", page, re.MULTILINE))
+    modules = {name for name in moxi_lite.__all__ if inspect.ismodule(getattr(moxi_lite, name))}
+    assert set(moxi_lite.__all__) - modules - shown == set()
+
+
+def test_the_api_page_names_only_what_exists():
+    page = (BOOK / "api.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE):
+        resolve(name if name.startswith("moxi_lite.") else f"moxi_lite.{name}")
+
+
+def test_every_equation_has_its_heading():
+    page = (BOOK / "equations.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## Eq\. (\d+)$", page, re.MULTILINE) == [str(n) for n in range(1, 14)]
