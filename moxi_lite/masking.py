@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from moxi_lite._errors import unknown_name
+from moxi_lite._vit import encode
 from moxi_lite.game import BoolArray
 
 BaselineFunction = Callable[[Tensor], Tensor]
@@ -77,7 +78,7 @@ def _classify(module: VisionTransformer, tokens: Tensor) -> Tensor:
         and not _pools_prefix(module)
     )
     if not nothing_to_pool:
-        return module.forward_head(module.norm(module.blocks(tokens)))
+        return module.forward_head(encode(module, tokens))
     # timm would average over no token at all (NaN): the mean of nothing is taken as zero.
     pooled = tokens.new_zeros(tokens.shape[0], tokens.shape[2])
     return module.head(module.head_drop(module.fc_norm(pooled)))
