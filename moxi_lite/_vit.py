@@ -8,6 +8,8 @@ they are.
 
 from __future__ import annotations
 
+from typing import TypeGuard, cast
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
@@ -46,12 +48,13 @@ def _run(block: nn.Module, tokens: Tensor, n_read: int) -> Tensor:
     """Run one block and return its first `n_read` tokens."""
     if not _is_familiar(block):
         return block(tokens)[:, :n_read]
+    attention = cast(Attention, block.attn)
     tokens_read = tokens[:, :n_read]
-    tokens_read = tokens_read + block.ls1(_attend(block.attn, block.norm1(tokens), n_read))
+    tokens_read = tokens_read + block.ls1(_attend(attention, block.norm1(tokens), n_read))
     return tokens_read + block.ls2(block.mlp(block.norm2(tokens_read)))
 
 
-def _is_familiar(block: nn.Module) -> bool:
+def _is_familiar(block: nn.Module) -> TypeGuard[Block]:
     return (
         type(block) is Block
         and type(block.attn) is Attention

@@ -259,10 +259,15 @@ def _default_masking(classifier: Classifier, grid: tuple[int, int] | None) -> st
     """Token deletion where it is defined; otherwise mean pixels, and say so."""
     from moxi_lite.masking import deletion_problem
 
-    problem = deletion_problem(classifier.module)
-    if problem is None and grid not in (None, classifier.grid):
-        own = "x".join(map(str, classifier.grid))
-        problem = f"token deletion needs the model's own grid, {own}"
+    module: Any = classifier.module
+    problem = deletion_problem(module)
+    if problem is None:
+        tokens = module.patch_embed.grid_size
+        rows, columns = grid or classifier.grid
+        if tokens[0] % rows or tokens[1] % columns:
+            problem = (
+                f"{rows}x{columns} does not divide the grid of tokens, {tokens[0]}x{tokens[1]}"
+            )
     if problem is None:
         return "drop"
     print(f"masking    mean colour instead of token deletion: {problem}")
@@ -292,19 +297,19 @@ def _class(model: Classifier, index: int) -> str:
 
 def _outcome_line(ex: Explanation) -> str:
     """Say in one line what the search found."""
-    from moxi_lite.plotting import class_label, flip_step
+    from moxi_lite.heat import class_label, flip_step
 
     k, n = len(ex), ex.n_players
     verb = "inserted" if ex.mode == "insertion" else "removed"
     count = f"{k} of {n} patches ({100 * k / n:.1f} %) {verb}"
     last = ex.predictions[-1] if k and ex.predictions is not None else ex.start_prediction
-    says = "" if last is None else f"; the model then says {class_label(ex, last)}"
+    says = "" if last is None else f"; the model then says {class_label(ex, int(last))}"
     if k and ex.confidences is not None:
         says += f", probability {ex.confidences[-1]:.3f}"
     flip = flip_step(ex)
     if flip is None:
         return f"{count}{says}; the prediction did not turn"
-    if flip == 0:
+    if flip == 0 and ex.start_prediction is not None:
         start = "without any patch" if ex.mode == "insertion" else "with every patch"
         return f"{count}; already {start} the model says {class_label(ex, ex.start_prediction)}"
     return f"{count}{says}" + (f"; the prediction turned at {flip}" if flip < k else "")

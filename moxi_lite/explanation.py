@@ -57,8 +57,8 @@ class Explanation:
         Names of the classes that occur.
     image : ndarray of uint8, shape (H, W, 3), or None
         The image as the model sees it.
-    model, masking : str or None
-        Name of the model, and what "absent" meant.
+    model, masking, reward : str or None
+        Name of the model, what "absent" meant, and which reward was played for.
     """
 
     order: np.ndarray
@@ -79,6 +79,7 @@ class Explanation:
     image: np.ndarray | None = None
     model: str | None = None
     masking: str | None = None
+    reward: str | None = None
 
     def __len__(self) -> int:
         """Return the number of steps, k."""

@@ -26,7 +26,7 @@ from PIL import Image
 from moxi_lite._files import write_atomically
 from moxi_lite.explanation import Explanation
 from moxi_lite.game import FloatArray, SetSumGame, all_coalitions
-from moxi_lite.plotting import class_label, flip_step, heat_colors
+from moxi_lite.heat import class_label, flip_step, heat_colors
 from moxi_lite.search import explain, optimal_sets
 from moxi_lite.values import self_context_interaction, self_context_shapley, shapley_values
 
@@ -115,6 +115,7 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         "mode": ex.mode,
         "verb": _VERBS[ex.mode],
         "units": units,
+        "seen": "present" if ex.image is None else "visible",
         "picture": alt[0].upper() + alt[1:],
         "n": ex.n_players,
         "grid": [rows, columns],
@@ -126,6 +127,7 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         "f": _rounded(np.array([ex.f_empty if ex.mode == "insertion" else ex.f_full, *ex.values])),
         "flip": flip,
         "target": ex.target,
+        "targetName": None if ex.target is None else class_label(ex, ex.target).split(",")[0],
         "classes": _classes(ex),
         "probabilities": _probabilities(ex),
     }

@@ -82,6 +82,8 @@ class PatchGame:
         Rows and columns of patches.
     target, predicted : int
         Class played for, and class predicted for the whole image.
+    masking, reward : str
+        Names of the masking ("custom" for an own baseline) and of the reward.
     display : ndarray of uint8, shape (H, W, 3)
         The preprocessed image, to look at.
     pixels : Tensor, float32, shape (3, H, W)
@@ -123,7 +125,8 @@ class PatchGame:
                 f"model must be a Classifier, not {type(model).__name__}: "
                 "wrap it with moxi_lite.load_model(your_module)."
             )
-        self._reward = get_reward(reward)
+        self._reward_of = get_reward(reward)
+        self.reward = reward
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         pixels = _as_pixels(model, image)
@@ -182,7 +185,7 @@ class PatchGame:
         logits = torch.from_numpy(self.logits(coalitions))
         confidences, predictions = torch.softmax(logits, dim=1).max(dim=1)
         return Outcome(
-            rewards=self._reward(logits, self.target).double().numpy(),
+            rewards=self._reward_of(logits, self.target).double().numpy(),
             predictions=predictions.numpy(),
             confidences=confidences.double().numpy(),
         )

@@ -6,20 +6,28 @@ pyplot, as matplotlib's own users expect.  Nothing here calls ``plt.show()``.
 
 from __future__ import annotations
 
-import dataclasses
+import io
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_hex
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from moxi_lite.explanation import Explanation
-from moxi_lite.masking import patch_map
+from moxi_lite.heat import (
+    HEAT,
+    OPACITY,
+    flip_step,
+    heat_colors,
+    overlay,
+    short_label,
+    shown_steps,
+    visible_image,
+)
 
 METHOD_COLORS: Mapping[str, str] = MappingProxyType(
     {
@@ -35,135 +43,13 @@ METHOD_COLORS: Mapping[str, str] = MappingProxyType(
 )
 """One colour a method, the same in every figure; told apart under colour-blindness too."""
 
-ABSENT_GREY = 127
-"""Grey level (0..255) painted over patches that are absent."""
-
-# From pale yellow (late) to deep red (early): the lightness falls all the way, so the order
-# survives colour-blindness and grey-scale printing.
-_HEAT = LinearSegmentedColormap.from_list(
-    "moxi_heat", colormaps["YlOrRd"](np.linspace(0.12, 0.92, 256))
-)
-_OPACITY = 0.62
+_REWARD_NAMES = {
+    "log_odds": "log-odds (nats)",
+    "log_probability": "log-probability (nats)",
+    "probability": "probability",
+    "logit": "logit",
+}
 _VERBS = {"insertion": "inserted", "deletion": "removed"}
-
-
-def class_label(ex: Explanation, index: int) -> str:
-    """Name a class of an explanation, or number it where the name is unknown."""
-    return ex.labels.get(int(index), f"class {int(index)}")
-
-
-def flip_step(ex: Explanation) -> int | None:
-    """Find the step at which the prediction turns.
-
-    Parameters
-    ----------
-    ex : Explanation
-        With predictions, that is, from a `PatchGame`.
-
-    Returns
-    -------
-    int or None
-        The smallest number of patches, 0 to k, after which an insertion is classified as the
-        target (success) or a deletion no longer is (failure): the point at which the paper's
-        heatmaps stop (Sec. 5.2).  None if that never happens or predictions are unknown.
-    """
-    if ex.predictions is None or ex.target is None:
-        return None
-    start = [] if ex.start_prediction is None else [ex.start_prediction]
-    on_target = np.array([*start, *ex.predictions]) == ex.target
-    turned = on_target if ex.mode == "insertion" else ~on_target
-    if not turned.any():
-        return None
-    return int(turned.argmax()) + 1 - len(start)
-
-
-def _shown_steps(ex: Explanation, steps: int | None) -> int:
-    if steps is None:
-        flip = flip_step(ex)
-        return len(ex.order) if flip is None else flip
-    if not 0 <= steps <= len(ex.order):
-        raise ValueError(f"steps must lie in 0..{len(ex.order)} for this explanation, not {steps}.")
-    return steps
-
-
-def _heat(ex: Explanation, steps: int) -> np.ndarray:
-    """Heat (rows, columns) of the first steps alone: 1 for the first, NaN where not selected."""
-    cut = {"order": ex.order[:steps], "values": ex.values[:steps]}
-    for name in ("predictions", "confidences"):
-        column = getattr(ex, name)
-        cut[name] = None if column is None else column[:steps]
-    return dataclasses.replace(ex, **cut).heatmap()
-
-
-def _picture(ex: Explanation) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image (H, W, 3) and the patch number of every pixel (H, W)."""
-    if ex.image is None or ex.grid is None:
-        raise ValueError(
-            "this explanation holds no image: expected one of a PatchGame. "
-            "For a plain game use plot_explanation, which draws bars."
-        )
-    return ex.image, patch_map(ex.image.shape[0], ex.image.shape[1], ex.grid)
-
-
-def visible_image(ex: Explanation, step: int) -> np.ndarray:
-    """Show the image with only those patches that are present after some steps.
-
-    Parameters
-    ----------
-    ex : Explanation
-        With an image.
-    step : int
-        0 (before the first step) to k (after the last).
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        Absent patches are grey, whatever the masking put there for the model.
-
-    Raises
-    ------
-    ValueError
-        If the explanation holds no image.
-    """
-    image, patches = _picture(ex)
-    present = ex.visible(step)[patches]
-    return np.where(present[..., None], image, np.uint8(ABSENT_GREY))
-
-
-def overlay(ex: Explanation, steps: int | None = None) -> np.ndarray:
-    """Paint the paper's heatmap over the image (Sec. 5.2).
-
-    Parameters
-    ----------
-    ex : Explanation
-        With an image.
-    steps : int, optional
-        Number of patches to colour.  By default those up to the success of an insertion or the
-        failure of a deletion, or all if the prediction never turns.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        Selected patches are tinted, the redder the earlier; the rest is dimmed and grey.
-
-    Raises
-    ------
-    ValueError
-        If the explanation holds no image, or `steps` exceeds its length.
-    """
-    image, patches = _picture(ex)
-    heat = _heat(ex, _shown_steps(ex, steps)).ravel()[patches]
-    grey = image.astype(np.float64) @ [0.299, 0.587, 0.114]
-    tint = 255 * _HEAT(np.nan_to_num(heat))[..., :3]
-    # Tinting the grey image, not the coloured one, leaves all the hue to the order.
-    lit = _OPACITY * tint + (1 - _OPACITY) * grey[..., None]
-    dim = np.repeat((40 + 0.45 * grey)[..., None], 3, axis=2)
-    return np.where(np.isnan(heat)[..., None], dim, lit).round().astype(np.uint8)
-
-
-def heat_colors(k: int) -> list[str]:
-    """Return the colours of k steps as ``#rrggbb``, from the first (red) to the last (yellow)."""
-    return [to_hex(_HEAT((k - position) / k)) for position in range(k)]
 
 
 def _new_axes(figsize: tuple[float, float]) -> Axes:
@@ -179,7 +65,7 @@ def _step_title(ex: Explanation, steps: int) -> str:
 
 def _add_colorbar(ex: Explanation, ax: Axes, steps: int) -> None:
     # The bar shows the colours as they look on the picture: mixed with a middle grey.
-    mixed = _OPACITY * _HEAT(np.linspace(1, 0, 256))[:, :3] + (1 - _OPACITY) * 0.5
+    mixed = OPACITY * HEAT(np.linspace(1, 0, 256))[:, :3] + (1 - OPACITY) * 0.5
     colors = ScalarMappable(Normalize(1, steps + 1), ListedColormap(mixed))
     ticks = np.unique(np.linspace(1, steps, min(steps, 5)).round())
     bar = ax.figure.colorbar(colors, ax=ax, fraction=0.046, pad=0.03, ticks=ticks, format="%d")
@@ -221,7 +107,7 @@ def plot_explanation(
     ValueError
         If `steps` exceeds the length of the explanation.
     """
-    shown = _shown_steps(ex, steps)
+    shown = shown_steps(ex, steps)
     if ax is None:
         ax = _new_axes((4.8, 4) if ex.image is not None else (6, 3.2))
     ax.set_title(_step_title(ex, shown) if title is None else title)
@@ -230,19 +116,24 @@ def plot_explanation(
     ax.imshow(overlay(ex, shown))
     ax.set_axis_off()
     if shown == 0:
-        empty = "the empty image" if ex.mode == "insertion" else "the full image"
-        ax.text(
-            0.5,
-            0.5,
-            f"no patch needed:\n{empty} decides already",
-            transform=ax.transAxes,
-            ha="center",
-            va="center",
-            bbox={"facecolor": "white", "alpha": 0.85, "lw": 0},
-        )
+        _note(ax, _nothing_to_show(ex))
     elif colorbar and shown > 1:
         _add_colorbar(ex, ax, shown)
     return ax
+
+
+def _note(ax: Axes, text: str) -> None:
+    box = {"facecolor": "white", "alpha": 0.85, "lw": 0}
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", bbox=box)
+
+
+def _nothing_to_show(ex: Explanation) -> str:
+    if flip_step(ex) != 0 or ex.target is None:
+        return "no patch chosen yet"
+    name = short_label(ex, ex.target)
+    if ex.mode == "insertion":
+        return f"nothing to insert: the empty image\nalready counts as {name}"
+    return f"nothing to remove: the full image\ndoes not count as {name}"
 
 
 def _plot_bars(ex: Explanation, ax: Axes, steps: int) -> Axes:
@@ -253,7 +144,7 @@ def _plot_bars(ex: Explanation, ax: Axes, steps: int) -> Axes:
     ax.set_xlabel(f"player, in the order {_VERBS[ex.mode]} (redder = earlier)")
     ax.set_ylabel("f after the step")
     if steps == 0:
-        ax.text(0.5, 0.5, "no step taken", transform=ax.transAxes, ha="center", va="center")
+        _note(ax, "no step taken")
     return ax
 
 
@@ -284,8 +175,7 @@ def plot_trace(
     trace = np.concatenate([[ex.f_empty if insertion else ex.f_full], ex.values])
     few = len(trace) <= 40
     ax.plot(np.arange(len(trace)), trace, color=color, label=label, marker="o" if few else "", ms=4)
-    flip = flip_step(ex)
-    if flip is not None:
+    if (flip := flip_step(ex)) is not None:
         said = "classified as the target" if insertion else "no longer classified as the target"
         ax.plot(
             flip, trace[flip], "o", ms=11, mfc="none", mec=color, mew=1.8, label=f"{flip}: {said}"
@@ -296,14 +186,29 @@ def plot_trace(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     unit = "patches" if ex.grid is not None else "players"
     ax.set_xlabel(f"{unit} {_VERBS[ex.mode]} (of {ex.n_players})")
-    ax.set_ylabel(f"reward f of {class_label(ex, ex.target)}" if ex.target is not None else "f")
+    ax.set_ylabel(_value_label(ex))
     ax.legend(frameon=False, fontsize="small")
     return ax
 
 
+class _NotebookFigure(Figure):
+    """A figure that notebooks can show although pyplot does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def _value_label(ex: Explanation) -> str:
+    if ex.target is None:
+        return "reward f"
+    return f"{_REWARD_NAMES.get(ex.reward or '', 'reward f')} of {short_label(ex, ex.target)}"
+
+
 def _strip_steps(explanations: Mapping[str, Explanation], n_columns: int) -> list[int]:
     """Spread the columns evenly up to the step at which the quickest method is done."""
-    done = min(_shown_steps(ex, None) for ex in explanations.values())
+    done = min(shown_steps(ex, None) for ex in explanations.values())
     longest = max(len(ex.order) for ex in explanations.values())
     last = min(max(done, n_columns), max(longest, 1))
     return [int(step) for step in np.unique(np.linspace(0, last, n_columns + 1).round())[1:]]
@@ -317,9 +222,8 @@ def _caption(ex: Explanation, step: int) -> str:
         index, probability = ex.start_prediction, ex.start_confidence
     else:
         return f"f = {ex.values[step - 1]:.2f}" if step else ""
-    name = class_label(ex, index)
-    short = name if len(name) <= 18 else name[:17] + "…"
-    return f"{'✓' if index == ex.target else '✗'} {short} {probability:.2f}"
+    mark = "✓" if index == ex.target else "✗"
+    return f"{mark} {short_label(ex, index)} {probability:.2f}"
 
 
 def figure1_strip(
@@ -360,16 +264,15 @@ def figure1_strip(
     if n_columns < 1:
         raise ValueError(f"n_columns must be at least 1, not {n_columns}.")
     shown = _strip_steps(explanations, n_columns) if steps is None else list(steps)
-    figure = Figure(
+    figure = _NotebookFigure(
         figsize=(2.1 * (len(shown) + 1) + 0.4, 2.3 * len(explanations) + 0.3), layout="constrained"
     )
     grid = figure.subplots(len(explanations), len(shown) + 1, squeeze=False)
     for row, (name, ex) in zip(grid, explanations.items(), strict=True):
         for ax, step in zip(row, [*shown, None], strict=False):
             if step is None:
-                count = _shown_steps(ex, None)
                 plot_explanation(ex, ax, title="", colorbar=False)
-                below = _step_title(ex, count)
+                below = _step_title(ex, shown_steps(ex, None))
             else:
                 reached = min(step, len(ex.order))
                 ax.imshow(visible_image(ex, reached))
@@ -378,9 +281,7 @@ def figure1_strip(
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
             ax.set_xlabel(below, fontsize="small")
-        row[0].set_ylabel(
-            name, color=METHOD_COLORS.get(name, "black"), fontweight="bold", fontsize="medium"
-        )
+        row[0].set_ylabel(name, color=METHOD_COLORS.get(name, "black"), fontweight="bold")
     verb = _VERBS[modes.pop()]
     for ax, step in zip(grid[0], shown, strict=False):
         ax.set_title(f"{step} {verb}", fontsize="medium")

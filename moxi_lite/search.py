@@ -281,4 +281,5 @@ def _patch_facts(game: Game, steps: list[Step]) -> dict[str, Any]:
         "image": game.display,
         "model": game.model.name,
         "masking": game.masking,
+        "reward": game.reward,
     }

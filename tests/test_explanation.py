@@ -29,6 +29,7 @@ def ex():
         image=np.arange(48, dtype=np.uint8).reshape(4, 4, 3),
         model="tiny",
         masking="drop",
+        reward="log_odds",
     )
 
 

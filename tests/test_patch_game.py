@@ -172,7 +172,8 @@ def test_explanation_carries_what_the_search_saw(tiny_vit, pixels):
         assert ex.predictions[step - 1] == outcome.predictions[0]
         assert ex.confidences[step - 1] == pytest.approx(outcome.confidences[0], abs=1e-5)
     assert ex.grid == (4, 4) and ex.heatmap().shape == (4, 4)
-    assert ex.masking == "drop" and set(ex.labels) >= {game.target, *ex.predictions.tolist()}
+    assert (ex.masking, ex.reward) == ("drop", "log_odds")
+    assert set(ex.labels) >= {game.target, *ex.predictions.tolist()}
     np.testing.assert_array_equal(ex.image, game.display)
 
 

@@ -1,0 +1,79 @@
+from . import ledger
+from .data import (
+    SAMPLE_PHOTOS,
+    imagenet_sample,
+    imagenet_samples,
+    load_image,
+    sample_photo,
+)
+from .explanation import Explanation
+from .game import (
+    CachedGame,
+    CountingGame,
+    Game,
+    SetSumGame,
+    TableGame,
+    all_coalitions,
+    as_game,
+    tabulate,
+)
+from .interactive import SliderHTML, reveal
+from .models import Classifier, available_models, load_model
+from .patch_game import Outcome, PatchGame
+from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
+from .search import Optimum, Step, explain, optimal_sets
+from .values import (
+    ShapleyEstimate,
+    estimate_shapley,
+    full_context_interaction,
+    full_context_shapley,
+    interaction,
+    interaction_matrix,
+    self_context_interaction,
+    self_context_shapley,
+    shapley_values,
+)
+
+__version__: str
+
+__all__ = [
+    "METHOD_COLORS",
+    "SAMPLE_PHOTOS",
+    "CachedGame",
+    "Classifier",
+    "CountingGame",
+    "Explanation",
+    "Game",
+    "Optimum",
+    "Outcome",
+    "PatchGame",
+    "SetSumGame",
+    "ShapleyEstimate",
+    "SliderHTML",
+    "Step",
+    "TableGame",
+    "all_coalitions",
+    "as_game",
+    "available_models",
+    "estimate_shapley",
+    "explain",
+    "figure1_strip",
+    "full_context_interaction",
+    "full_context_shapley",
+    "imagenet_sample",
+    "imagenet_samples",
+    "interaction",
+    "interaction_matrix",
+    "ledger",
+    "load_image",
+    "load_model",
+    "optimal_sets",
+    "plot_explanation",
+    "plot_trace",
+    "reveal",
+    "sample_photo",
+    "self_context_interaction",
+    "self_context_shapley",
+    "shapley_values",
+    "tabulate",
+]

@@ -1,0 +1,143 @@
+"""Explanations as pixels: heat over an image, and the image as its visible patches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+from moxi_lite.explanation import Explanation
+from moxi_lite.masking import patch_map
+
+ABSENT_GREY = 127
+"""Grey level (0..255) painted over patches that are absent."""
+
+# From pale yellow (late) to red (early): ever redder, and ever darker, so that the order
+# survives colour-blindness and grey-scale printing.
+HEAT = LinearSegmentedColormap.from_list(
+    "moxi_heat", ["#fdeba6", "#fcc763", "#f98a3c", "#f04a28", "#e01010"]
+)
+OPACITY = 0.62
+
+
+def class_label(ex: Explanation, index: int) -> str:
+    """Name a class of an explanation, or number it where the name is unknown."""
+    return ex.labels.get(int(index), f"class {int(index)}")
+
+
+def short_label(ex: Explanation, index: int) -> str:
+    """Return the first synonym, cut to fit under a small picture."""
+    name = class_label(ex, index).split(",")[0]
+    return name if len(name) <= 20 else name[:19] + "…"
+
+
+def flip_step(ex: Explanation) -> int | None:
+    """Find the step at which the prediction turns.
+
+    Parameters
+    ----------
+    ex : Explanation
+        With predictions, that is, from a `PatchGame`.
+
+    Returns
+    -------
+    int or None
+        The smallest number of patches, 0 to k, after which an insertion is classified as the
+        target (success) or a deletion no longer is (failure): the point at which the paper's
+        heatmaps stop (Sec. 5.2).  None if that never happens or predictions are unknown.
+    """
+    if ex.predictions is None or ex.target is None:
+        return None
+    start = [] if ex.start_prediction is None else [ex.start_prediction]
+    on_target = np.array([*start, *ex.predictions]) == ex.target
+    turned = on_target if ex.mode == "insertion" else ~on_target
+    if not turned.any():
+        return None
+    return int(turned.argmax()) + 1 - len(start)
+
+
+def shown_steps(ex: Explanation, steps: int | None) -> int:
+    """Return `steps`, checked; None becomes the flip, or all steps if there is none."""
+    if steps is None:
+        flip = flip_step(ex)
+        return len(ex.order) if flip is None else flip
+    if not 0 <= steps <= len(ex.order):
+        raise ValueError(f"steps must lie in 0..{len(ex.order)} for this explanation, not {steps}.")
+    return steps
+
+
+def heat_of(ex: Explanation, steps: int) -> np.ndarray:
+    """Heat (rows, columns) of the first steps alone: 1 for the first, NaN where not selected."""
+    return dataclasses.replace(ex, order=ex.order[:steps]).heatmap()
+
+
+def _picture(ex: Explanation) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image (H, W, 3) and the patch number of every pixel (H, W)."""
+    if ex.image is None or ex.grid is None:
+        raise ValueError(
+            "this explanation holds no image: expected one of a PatchGame. "
+            "For a plain game use plot_explanation, which draws bars."
+        )
+    return ex.image, patch_map(ex.image.shape[0], ex.image.shape[1], ex.grid)
+
+
+def visible_image(ex: Explanation, step: int) -> np.ndarray:
+    """Show the image with only those patches that are present after some steps.
+
+    Parameters
+    ----------
+    ex : Explanation
+        With an image.
+    step : int
+        0 (before the first step) to k (after the last).
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Absent patches are grey, whatever the masking put there for the model.
+
+    Raises
+    ------
+    ValueError
+        If the explanation holds no image.
+    """
+    image, patches = _picture(ex)
+    present = ex.visible(step)[patches]
+    return np.where(present[..., None], image, np.uint8(ABSENT_GREY))
+
+
+def overlay(ex: Explanation, steps: int | None = None) -> np.ndarray:
+    """Paint the paper's heatmap over the image (Sec. 5.2).
+
+    Parameters
+    ----------
+    ex : Explanation
+        With an image.
+    steps : int, optional
+        Number of patches to colour.  By default those up to the success of an insertion or the
+        failure of a deletion, or all if the prediction never turns.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Selected patches are tinted, the redder the earlier; the rest is dimmed and grey.
+
+    Raises
+    ------
+    ValueError
+        If the explanation holds no image, or `steps` exceeds its length.
+    """
+    image, patches = _picture(ex)
+    heat = heat_of(ex, shown_steps(ex, steps)).ravel()[patches]
+    grey = image.astype(np.float64) @ [0.299, 0.587, 0.114]
+    tint = 255 * HEAT(np.nan_to_num(heat))[..., :3]
+    # Tinting the grey image, not the coloured one, leaves all the hue to the order.
+    lit = OPACITY * tint + (1 - OPACITY) * grey[..., None]
+    dim = np.repeat((50 + 0.6 * grey)[..., None], 3, axis=2)
+    return np.where(np.isnan(heat)[..., None], dim, lit).round().astype(np.uint8)
+
+
+def heat_colors(k: int) -> list[str]:
+    """Return the colours of k steps as ``#rrggbb``, from the first (red) to the last (yellow)."""
+    return [to_hex(HEAT((k - position) / k)) for position in range(k)]

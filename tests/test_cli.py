@@ -1,0 +1,262 @@
+"""The command line: results, messages, exit codes."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+import moxi_lite
+from moxi_lite import cli
+from moxi_lite.explanation import Explanation
+from moxi_lite.masking import BASELINES
+from moxi_lite.models import WeightsUnavailableError, load_model
+
+NAMES = ("tabby, tabby cat", "dog", "owl")
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    return VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3
+    )
+
+
+def tiny_cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    path = tmp_path / "my cat.v2.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Any known model name loads a tiny ViT, or a tiny CNN for efficientnet_lite0."""
+    calls = []
+
+    def load(name, *, fallback=None, device=None):
+        calls.append({"name": name, "fallback": fallback})
+        module = tiny_cnn() if name == "efficientnet_lite0" else tiny_vit()
+        grid = (4, 4)
+        return load_model(module, input_size=32, class_names=NAMES, grid=grid, device=device)
+
+    monkeypatch.setattr("moxi_lite.models.load_model", load)
+    return calls
+
+
+def error_of(capsys):
+    """The one line on stderr."""
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("moxi-lite: error: ")
+    return lines[0]
+
+
+def test_explain_writes_three_files(photo, tiny, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    arguments = ["explain", str(photo), "--stop", "none", "--budget", "3", "--out", str(out)]
+    assert cli.main([*arguments, "--target", "tabby"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "my_cat.v2-insertion.html",
+        "my_cat.v2-insertion.json",
+        "my_cat.v2-insertion.png",
+    ]
+    ex = Explanation.load(out / "my_cat.v2-insertion.json")
+    assert len(ex) == 3 and ex.target == 0 and ex.masking == "drop"
+    with Image.open(out / "my_cat.v2-insertion.png") as picture:
+        assert picture.format == "PNG" and picture.width > 400
+    assert (out / "my_cat.v2-insertion.html").read_text().startswith("<!DOCTYPE html>")
+    captured = capsys.readouterr()
+    assert "3 of 16 patches (18.8 %) inserted" in captured.out
+    assert "probability 0." in captured.out and "SHA-256" in captured.out
+    assert str(out / "my_cat.v2-insertion.png") in captured.out
+    assert captured.err == "", "no progress bar unless a terminal shows it"
+    assert tiny == [{"name": cli.DEFAULT_MODEL, "fallback": "efficientnet_lite0"}]
+
+
+@pytest.mark.parametrize("mode", ["insertion", "deletion"])
+def test_explain_stops_at_the_flip_by_default(mode, photo, tiny, tmp_path):
+    assert cli.main(["explain", str(photo), "--mode", mode, "--out", str(tmp_path)]) == 0
+    ex = Explanation.load(tmp_path / f"my_cat.v2-{mode}.json")
+    assert ex.mode == mode
+    assert ex.stop_reason == "flip" or len(ex) == 16
+
+
+def test_target_already_lost_needs_no_step(photo, tiny, tmp_path, capsys):
+    """Deleting until the model no longer says a class that it never said."""
+    sees = Explanation.load
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path), "--budget", "1"]) == 0
+    predicted = sees(tmp_path / "my_cat.v2-insertion.json").target
+    other = str((predicted + 1) % 3)
+    capsys.readouterr()
+    arguments = ["--mode", "deletion", "--target", other, "--out", str(tmp_path)]
+    assert cli.main(["explain", str(photo), *arguments]) == 0
+    assert "0 of 16 patches" in capsys.readouterr().out
+    assert len(sees(tmp_path / "my_cat.v2-deletion.json")) == 0
+
+
+def test_masking_is_chosen_and_said(photo, tiny, tmp_path, capsys):
+    common = ["explain", str(photo), "--budget", "1", "--out", str(tmp_path)]
+    assert cli.main([*common, "--model", "efficientnet_lite0"]) == 0
+    assert "mean colour instead of token deletion: Sequential is not" in capsys.readouterr().out
+    assert tiny[-1] == {"name": "efficientnet_lite0", "fallback": None}
+    assert cli.main([*common, "--grid", "2x3"]) == 0
+    assert "2x3 does not divide the grid of tokens, 4x4" in capsys.readouterr().out
+    assert Explanation.load(tmp_path / "my_cat.v2-insertion.json").grid == (2, 3)
+    assert cli.main([*common, "--masking", "blur"]) == 0
+    assert "masking blur" in capsys.readouterr().out
+
+
+def test_maskings_in_the_help_are_all_there_are():
+    assert ("drop", *BASELINES) == cli.MASKINGS
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--model", "vit_tinny_patch16_224"], "'vit_tiny_patch16_224'"),
+        (["--masking", "blurr"], "'blur'"),
+        (["--target", "tabbby"], "'tabby'"),
+        (["--target", "3"], "0 to 2"),
+        (["--budget", "0"], "at least 1"),
+        (["--budget", "17"], "1..16"),
+        (["--budget", "few"], "invalid int value"),
+        (["--mode", "both"], "invalid choice"),
+        (["--grid", "14"], "14x14"),
+        (["--grid", "0x4"], "14x14"),
+        (["--grid", "99x99"], "grid"),
+        (["--grid", "3x3", "--masking", "drop"], "divide"),
+        (["--device", "warp9"], "warp9"),
+    ],
+)
+def test_bad_options_exit_2(extra, said, photo, tiny, tmp_path, capsys):
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path / "out"), *extra]) == 2
+    assert said in error_of(capsys)
+    out = tmp_path / "out"
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_bad_photos_and_folders_exit_2(photo, tiny, tmp_path, capsys):
+    assert cli.main(["explain", str(tmp_path / "none.jpg"), "--out", str(tmp_path / "o")]) == 2
+    assert "none.jpg" in error_of(capsys)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 not a photo")
+    assert cli.main(["explain", str(broken), "--out", str(tmp_path / "o")]) == 2
+    error_of(capsys)
+    assert cli.main(["explain", str(photo), "--out", str(photo)]) == 2
+    assert "cannot write into the folder" in error_of(capsys)
+    assert tiny == [], "no model is loaded for input that is wrong"
+
+
+def test_usage_errors_exit_2(capsys):
+    for arguments in ([], ["explain"], ["explian"], ["explain", "a.jpg", "--bogus"]):
+        assert cli.main(arguments) == 2
+        assert "--help" in error_of(capsys)
+
+
+def test_missing_weights_exit_1_in_one_line(photo, monkeypatch, tmp_path, capsys):
+    def load(name, **_):
+        raise WeightsUnavailableError("the weights are not to be had.\nSought: here.")
+
+    monkeypatch.setattr("moxi_lite.models.load_model", load)
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 1
+    assert "not to be had. Sought: here." in error_of(capsys)
+
+
+def test_ctrl_c_exits_130(photo, tiny, monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moxi_lite.search.explain", interrupted)
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "moxi-lite: stopped\n"
+
+
+def test_full_disk_exits_1(photo, tiny, monkeypatch, tmp_path, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("moxi_lite._files.write_atomically", full)
+    assert cli.main(["explain", str(photo), "--budget", "1", "--out", str(tmp_path)]) == 1
+    assert "No space left" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("photo", "stem"),
+    [
+        ("a/b/cat.jpg", "cat"),
+        ("https://example.org/x/my%20cat.jpeg?size=3", "my_cat"),
+        ("https://example.org/", "photo"),
+        ("x" * 300 + ".png", "x" * 80),
+    ],
+)
+def test_file_names(photo, stem):
+    assert cli._stem(photo) == stem
+
+
+def test_models_are_grouped(capsys):
+    assert cli.main(["models", "vit_tiny_patch16"]) == 0
+    out = capsys.readouterr().out
+    assert "tokens can be deleted" in out and "  vit_tiny_patch16_224\n" in out
+    assert cli.main(["models"]) == 0
+    packaged, plain, others = capsys.readouterr().out.strip().split("\n\n")
+    assert packaged.splitlines()[1:] == ["  efficientnet_lite0"]
+    assert "  deit_tiny_patch16_224" in plain.splitlines()
+    assert "  resnet18" in others.splitlines() and "siglip_224" not in plain
+    assert cli.main(["models", "resnet1?"]) == 0
+    assert "  resnet18" in capsys.readouterr().out
+    assert cli.main(["models", "resnett18"]) == 2
+    assert "resnet18" in error_of(capsys)
+
+
+def test_help_and_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"moxi-lite {moxi_lite.__version__}\n"
+    assert cli.main(["explain", "--help"]) == 0
+    assert "--masking" in capsys.readouterr().out
+
+
+def test_nothing_heavy_is_imported_for_the_help():
+    tree = ast.parse(Path(cli.__file__).read_text(encoding="utf-8"))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
+
+
+def test_a_closed_pipe_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "moxi_lite.cli", "models"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.hub
+def test_explain_with_real_weights(tmp_path, capsys):
+    photo = tmp_path / "cat.png"
+    moxi_lite.sample_photo("chelsea").save(photo)
+    arguments = ["--model", "efficientnet_lite0", "--grid", "2x2", "--budget", "1"]
+    assert cli.main(["explain", str(photo), *arguments, "--out", str(tmp_path)]) == 0
+    assert "(class 28" in capsys.readouterr().out, "one of the domestic cats, 281 to 285"
+    record = json.loads((tmp_path / "cat-insertion.json").read_text())
+    assert record["model"] == "efficientnet_lite0" and len(record["order"]) <= 1
