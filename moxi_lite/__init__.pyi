@@ -21,7 +21,7 @@ from .interactive import SliderHTML, reveal
 from .models import Classifier, available_models, load_model
 from .patch_game import Outcome, PatchGame
 from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
-from .search import Optimum, Step, explain, optimal_sets
+from .search import Optimum, Step, explain, explain_many, optimal_sets
 from .values import (
     ShapleyEstimate,
     estimate_shapley,
@@ -57,6 +57,7 @@ __all__ = [
     "available_models",
     "estimate_shapley",
     "explain",
+    "explain_many",
     "figure1_strip",
     "full_context_interaction",
     "full_context_shapley",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,11 +55,20 @@ class Classifier:
     source: str
     weights_sha256: str
     transform: Callable[[Image.Image], torch.Tensor] = field(repr=False)
+    _casts: dict[torch.dtype, nn.Module] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n_classes(self) -> int:
         """Number of classes C."""
         return len(self.class_names)
+
+    def module_in(self, dtype: torch.dtype) -> nn.Module:
+        """Return the module in a precision; another one than its own is copied once and kept."""
+        if dtype == dtype_of(self.module):
+            return self.module
+        if dtype not in self._casts:
+            self._casts[dtype] = copy.deepcopy(self.module).to(dtype)
+        return self._casts[dtype]
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Resize, crop and normalise an RGB image: the result is float32 (3, H, W), on the CPU.

@@ -7,7 +7,7 @@ patches and works for every classifier, at the price of showing it an image nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,6 @@ from torchvision.transforms.v2 import functional as F
 
 from moxi_lite._errors import unknown_name
 from moxi_lite._vit import encode
-from moxi_lite.game import BoolArray
 
 BaselineFunction = Callable[[Tensor], Tensor]
 
@@ -28,17 +27,30 @@ _ALTERNATIVE = 'Use pixel masking instead, for example masking="mean".'
 
 
 class Masking(Protocol):
-    """One image under one notion of absence."""
+    """One image under one notion of absence.
+
+    `inputs` depends on the image, `forward` on the network alone, so that coalitions of several
+    images can share a batch; those of one batch must be equally large if `needs_equal_sizes`.
+    """
 
     n_players: int
     needs_equal_sizes: bool
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Maskings of equal kind have interchangeable `forward`."""
+        ...
 
     def row_cost(self, n_present: int) -> int:
         """Approximate bytes of activations that one coalition of that size needs."""
         ...
 
-    def logits(self, coalitions: Tensor) -> Tensor:
-        """Map coalitions, bool (m, n), to logits (m, C)."""
+    def inputs(self, coalitions: Tensor) -> Tensor:
+        """Make what the network is shown of coalitions, bool (m, n)."""
+        ...
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map these to logits (m, C)."""
         ...
 
 
@@ -143,9 +155,14 @@ class TokenDeletion:
         # qkv (3d), the hidden layer of the MLP (4d) and its activation (4d), residuals (3d)
         return 14 * n_tokens * self._prefix.shape[1] * self._prefix.element_size()
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Equal for images of one network and one grid."""
+        return id(self._module), self.n_players
+
     @torch.inference_mode()
-    def logits(self, coalitions: Tensor) -> Tensor:
-        """Run coalitions of one common size.
+    def inputs(self, coalitions: Tensor) -> Tensor:
+        """Gather the tokens of coalitions of one common size.
 
         Parameters
         ----------
@@ -154,12 +171,17 @@ class TokenDeletion:
 
         Returns
         -------
-        Tensor, shape (m, C)
+        Tensor, shape (m, t, d)
+            Prefix tokens and those of present patches.
         """
         m = coalitions.shape[0]
         present = coalitions[:, self._player_of_token].nonzero()[:, 1].view(m, -1)
-        tokens = torch.cat([self._prefix.expand(m, -1, -1), self._patches[present]], dim=1)
-        return _classify(self._module, tokens)
+        return torch.cat([self._prefix.expand(m, -1, -1), self._patches[present]], dim=1)
+
+    @torch.inference_mode()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Classify sets of tokens (m, t, d); returns logits (m, C)."""
+        return _classify(self._module, inputs)
 
 
 def patch_map(height: int, width: int, grid: tuple[int, int]) -> np.ndarray:
@@ -269,9 +291,14 @@ class PixelMasking:
         # a convolutional net's widest layers hold some 40 times its input
         return 40 * self._image.nbytes
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Equal for images of one network."""
+        return id(self._module), "pixels"
+
     @torch.inference_mode()
-    def logits(self, coalitions: Tensor) -> Tensor:
-        """Paint over absent patches and classify.
+    def inputs(self, coalitions: Tensor) -> Tensor:
+        """Paint over absent patches.
 
         Parameters
         ----------
@@ -279,10 +306,15 @@ class PixelMasking:
 
         Returns
         -------
-        Tensor, shape (m, C)
+        Tensor, shape (m, 3, H, W)
         """
         visible = coalitions[:, self._cells][:, None]
-        return self._module(torch.where(visible, self._image, self._baseline))
+        return torch.where(visible, self._image, self._baseline)
+
+    @torch.inference_mode()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Classify images (m, 3, H, W); returns logits (m, C)."""
+        return self._module(inputs)
 
 
 def make_masking(
@@ -323,10 +355,3 @@ def make_masking(
     if masking not in BASELINES:
         raise unknown_name("masking", masking, ["drop", *BASELINES])
     return PixelMasking(module, image, BASELINES[masking](image), grid)
-
-
-def equal_size_rows(coalitions: BoolArray) -> Sequence[np.ndarray]:
-    """Group the row numbers of coalitions, bool (m, n), by the size of the coalition."""
-    sizes = coalitions.sum(axis=1)
-    rows = np.argsort(sizes, kind="stable")
-    return np.split(rows, np.flatnonzero(np.diff(sizes[rows])) + 1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from moxi_lite._batches import Batcher
 from moxi_lite.classifier import Classifier
 from moxi_lite.game import BoolArray, FloatArray, as_coalitions
-from moxi_lite.masking import BaselineFunction, equal_size_rows, make_masking
+from moxi_lite.masking import BaselineFunction, Masking, make_masking
 from moxi_lite.reward import get_reward
-
-# Large enough to fill two cores, small enough to stay in their cache: 15 full-size sequences of
-# ViT-Ti in float32, measured as the fastest.
-_CPU_BATCH_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -70,9 +66,10 @@ class PatchGame:
     batch_size : int, optional
         Most coalitions in one forward pass.  None adapts it to the device's memory.  It is halved
         whenever the device runs out of memory.
-    dtype : torch.dtype, optional
+    dtype : torch.dtype or "mixed", optional
         Precision of the forward passes; rewards are always computed in float32.
-        None means float32.
+        None means float32.  ``"mixed"`` lets `explain` screen candidates in bfloat16 and decide
+        among the best few in float32; everything else is float32.
 
     Attributes
     ----------
@@ -118,7 +115,7 @@ class PatchGame:
         reward: str = "log_odds",
         grid: tuple[int, int] | None = None,
         batch_size: int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         if not isinstance(model, Classifier):
             raise TypeError(
@@ -130,26 +127,32 @@ class PatchGame:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         pixels = _as_pixels(model, image)
-        dtype = _check_dtype(dtype)
-        module = model.module
-        if dtype != torch.float32:
-            module = copy.deepcopy(module).to(dtype)
-
         self.model = model
         self.grid = _check_grid(model.grid if grid is None else grid)
         self.masking = masking if isinstance(masking, str) else "custom"
         self.display = model.display(pixels)
         self.pixels = pixels.cpu()
         self.n_evaluations = 0
-        self._device = model.device
-        self._batch_size = batch_size
-        self._masking = make_masking(module, pixels.to(model.device, dtype), masking, self.grid)
-        self._batch_bytes = _memory_budget(model.device)
+        self._batcher = Batcher(model.device, batch_size)
+        deciding, screening = _precisions(dtype)
+        self._masking = self._masking_in(deciding, masking)
+        self._screen_masking = self._masking
+        if screening != deciding:
+            self._screen_masking = self._masking_in(screening, masking)
 
         full = torch.from_numpy(self.logits(np.ones(self.n_players, dtype=bool)))
         self.predicted = int(full.argmax())
         self.target = self.predicted if target is None else model.class_index(target)
         self.n_evaluations = 0
+
+    def _masking_in(self, dtype: torch.dtype, masking: str | Tensor | BaselineFunction) -> Masking:
+        pixels = self.pixels.to(self.model.device, dtype)
+        return make_masking(self.model.module_in(dtype), pixels, masking, self.grid)
+
+    @property
+    def screens(self) -> bool:
+        """Whether searches screen candidates in bfloat16 (``dtype="mixed"``)."""
+        return self._screen_masking is not self._masking
 
     @property
     def n_players(self) -> int:
@@ -182,13 +185,7 @@ class PatchGame:
         -------
         Outcome
         """
-        logits = torch.from_numpy(self.logits(coalitions))
-        confidences, predictions = torch.softmax(logits, dim=1).max(dim=1)
-        return Outcome(
-            rewards=self._reward_of(logits, self.target).double().numpy(),
-            predictions=predictions.numpy(),
-            confidences=confidences.double().numpy(),
-        )
+        return outcomes([(self, coalitions)])[0]
 
     def logits(self, coalitions: BoolArray) -> np.ndarray:
         """Evaluate the raw scores of all classes.
@@ -202,51 +199,56 @@ class PatchGame:
         -------
         ndarray of float32, shape (m, C)
         """
-        coalitions = as_coalitions(coalitions, self.n_players)
-        self.n_evaluations += len(coalitions)
-        if len(coalitions) == 0:
-            return np.empty((0, self.model.n_classes), dtype=np.float32)
-        groups = (
-            equal_size_rows(coalitions)
-            if self._masking.needs_equal_sizes
-            else [np.arange(len(coalitions))]
+        return _logits([(self, coalitions)], screening=False)[0]
+
+    def _outcome_of(self, logits: np.ndarray) -> Outcome:
+        scores = torch.from_numpy(logits)
+        confidences, predictions = torch.softmax(scores, dim=1).max(dim=1)
+        return Outcome(
+            rewards=self._reward_of(scores, self.target).double().numpy(),
+            predictions=predictions.numpy(),
+            confidences=confidences.double().numpy(),
         )
-        done = [(rows, self._forward(coalitions[rows])) for rows in groups]
-        logits = np.empty((len(coalitions), done[0][1].shape[1]), dtype=np.float32)
-        for rows, values in done:
-            logits[rows] = values
-        return logits
 
-    def _forward(self, coalitions: BoolArray) -> np.ndarray:
-        """Run coalitions of one size in batches, halving the batch when memory runs out."""
-        parts: list[np.ndarray] = []
-        start = 0
-        while start < len(coalitions):
-            size = self._rows_per_batch(int(coalitions[start].sum()))
-            batch = torch.from_numpy(coalitions[start : start + size]).to(self._device)
-            try:
-                parts.append(self._masking.logits(batch).float().cpu().numpy())
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._shrink(min(size, len(batch)), error)
-                continue
-            start += size
-        return np.concatenate(parts)
 
-    def _rows_per_batch(self, n_present: int) -> int:
-        rows = max(1, self._batch_bytes // self._masking.row_cost(n_present))
-        return rows if self._batch_size is None else min(rows, self._batch_size)
+Request = tuple[PatchGame, BoolArray]  # coalitions, shape (m, n) or (n,), of one game
 
-    def _shrink(self, rows: int, error: RuntimeError) -> None:
-        if rows == 1:
-            raise MemoryError(
-                f"not even one image fits into the memory of {self._device}: free some memory, "
-                "use a smaller model, or load it with device='cpu'."
-            ) from error
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._batch_size = rows // 2
+
+def outcomes(requests: Sequence[Request], screening: bool = False) -> list[Outcome]:
+    """Evaluate coalitions of several games together; those of one network share batches.
+
+    Parameters
+    ----------
+    requests : sequence of (PatchGame, ndarray of bool)
+        Games and their coalitions, shape (m, n) or (n,).
+    screening : bool
+        Evaluate in bfloat16 those games that were made with ``dtype="mixed"``.
+
+    Returns
+    -------
+    list of Outcome
+        One a request, in their order.
+    """
+    logits = _logits(requests, screening)
+    return [game._outcome_of(rows) for (game, _), rows in zip(requests, logits, strict=True)]
+
+
+def _logits(requests: Sequence[Request], screening: bool) -> list[np.ndarray]:
+    by_device: dict[torch.device, list[int]] = {}
+    jobs = []
+    for number, (game, coalitions) in enumerate(requests):
+        checked = as_coalitions(coalitions, game.n_players)
+        game.n_evaluations += len(checked)
+        jobs.append((game._screen_masking if screening else game._masking, checked))
+        by_device.setdefault(game.model.device, []).append(number)
+    results: dict[int, np.ndarray] = {}
+    for numbers in by_device.values():
+        batcher = requests[numbers[0]][0]._batcher
+        results |= zip(numbers, batcher.run([jobs[number] for number in numbers]), strict=True)
+    return [
+        results[number].reshape(-1, game.model.n_classes)
+        for number, (game, _) in enumerate(requests)
+    ]
 
 
 def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
@@ -274,21 +276,14 @@ def _check_grid(grid: tuple[int, int]) -> tuple[int, int]:
     return int(grid[0]), int(grid[1])
 
 
-def _check_dtype(dtype: torch.dtype | None) -> torch.dtype:
+def _precisions(dtype: torch.dtype | str | None) -> tuple[torch.dtype, torch.dtype]:
+    """Return the precisions that decide and that screen."""
     if dtype is None:
-        return torch.float32
+        return torch.float32, torch.float32
+    if dtype == "mixed":
+        return torch.float32, torch.bfloat16
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a torch.dtype such as torch.bfloat16, not {dtype!r}.")
-    return dtype
-
-
-def _memory_budget(device: torch.device) -> int:
-    """Bytes of activations that one batch may hold."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free // 3
-    return _CPU_BATCH_BYTES
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        raise TypeError(
+            f'dtype must be a torch.dtype such as torch.bfloat16, or "mixed", not {dtype!r}.'
+        )
+    return dtype, dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,13 @@ from moxi_lite.game import (
     player_count,
     tabulate,
 )
-from moxi_lite.patch_game import Outcome, PatchGame
+from moxi_lite.patch_game import Outcome, PatchGame, outcomes
 
 MODES = ("insertion", "deletion")
 SEARCHES = ("greedy",)
+
+N_FINALISTS = 8
+"""Candidates that a game of ``dtype="mixed"`` evaluates again in float32 at each step."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Step:
 
 
 StopRule = Callable[[Step], bool]
+
+
+@dataclass(frozen=True)
+class _Rewards:
+    """Outcome of a game that has no classes."""
+
+    rewards: FloatArray
+
+
+AnyOutcome = Outcome | _Rewards
 
 
 def explain(
@@ -104,35 +117,147 @@ def explain(
     >>> explain(SetSumGame([2, 2, 1])).order
     array([0, 2, 1])
     """
+    return explain_many([game], mode, budget, stop, search, show_progress)[0]
+
+
+def explain_many(
+    games: Sequence[Game],
+    mode: str = "insertion",
+    budget: int | None = None,
+    stop: str | StopRule | None = None,
+    search: str = "greedy",
+    show_progress: bool = False,
+) -> list[Explanation]:
+    """Explain several games in lockstep; the results are those of `explain`, one by one.
+
+    All games take their next step together, so that the candidates of images of one model fill
+    the same batches.  That pays on a GPU, and wherever a single image has few candidates left.
+
+    Parameters
+    ----------
+    games : sequence of Game
+    mode, budget, stop, search, show_progress
+        As for `explain`; they hold for every game.
+
+    Returns
+    -------
+    list of Explanation
+        In the order of the games.
+    """
     _check_mode(mode)
     if search not in SEARCHES:
         raise unknown_name("search", search, SEARCHES)
-    budget = _check_budget(budget, player_count(game))
-    stop_rule = _stop_rule(stop, game, mode)
+    searches = [_Greedy(game, mode, budget, _stop_rule(stop, game, mode)) for game in games]
+    ends = _outcomes([(each.game, each.ends()) for each in searches])
+    for each, outcome in zip(searches, ends, strict=True):
+        each.begin(outcome)
+    total = sum(each.budget for each in searches)
+    with tqdm(total=total, desc=mode, unit="patch", disable=not show_progress) as bar:
+        while active := [each for each in searches if not each.done]:
+            candidates = [each.candidates() for each in active]
+            finalists = _screen(active, candidates)
+            found = _outcomes(
+                [
+                    (each.game, rows[chosen])
+                    for each, rows, chosen in zip(active, candidates, finalists, strict=True)
+                ]
+            )
+            for each, chosen, outcome in zip(active, finalists, found, strict=True):
+                each.take(chosen, outcome)
+            bar.update(len(active))
+    return [each.explanation(stop) for each in searches]
 
-    ends = _outcome(game, np.stack([np.zeros(game.n_players, bool), np.ones(game.n_players, bool)]))
-    steps = [_step(ends, int(mode == "deletion"), 0, None)]
-    n_evaluations = 0
-    present = np.full(game.n_players, mode == "deletion")
-    remaining = np.arange(game.n_players)
-    stopped = stop_rule is not None and stop_rule(steps[0])
-    with tqdm(total=budget, desc=mode, unit="patch", disable=not show_progress) as bar:
-        while not stopped and len(steps) <= budget:
-            candidates = np.repeat(present[None], len(remaining), axis=0)
-            candidates[np.arange(len(remaining)), remaining] = mode == "insertion"
-            outcome = _outcome(game, candidates)
-            n_evaluations += len(candidates)
-            merit = outcome.rewards if mode == "insertion" else -outcome.rewards
-            pick = int(merit.argmax())  # the first of equals, and `remaining` is sorted
-            player = int(remaining[pick])
-            present[player] = mode == "insertion"
-            remaining = np.delete(remaining, pick)
-            steps.append(_step(outcome, pick, len(steps), player))
-            bar.update()
-            stopped = stop_rule is not None and stop_rule(steps[-1])
 
-    reason = _stop_reason(stop, stopped, len(steps) - 1, game.n_players)
-    return _explanation(game, mode, ends.rewards, steps, n_evaluations, reason)
+class _Greedy:
+    """One greedy search, to be advanced step by step."""
+
+    def __init__(self, game: Game, mode: str, budget: int | None, stop: StopRule | None) -> None:
+        self.game = game
+        self.budget = _check_budget(budget, player_count(game))
+        self.done = False
+        self._mode = mode
+        self._stop = stop
+        self._present = np.full(game.n_players, mode == "deletion")
+        self._remaining = np.arange(game.n_players)
+        self._steps: list[Step] = []
+        self._n_evaluations = 0
+
+    def ends(self) -> BoolArray:
+        """Return the empty and the full coalition."""
+        return np.stack([np.zeros_like(self._present), np.ones_like(self._present)])
+
+    def begin(self, ends: AnyOutcome) -> None:
+        """Take note of their outcome."""
+        self._f_empty, self._f_full = ends.rewards.tolist()
+        self._add(_step(ends, int(self._mode == "deletion"), 0, None))
+
+    def candidates(self) -> BoolArray:
+        """Return the coalitions of the next step, one for each remaining player."""
+        rows = np.repeat(self._present[None], len(self._remaining), axis=0)
+        rows[np.arange(len(rows)), self._remaining] = self._mode == "insertion"
+        return rows
+
+    def merit(self, rewards: FloatArray) -> FloatArray:
+        """Return what the mode maximises."""
+        return rewards if self._mode == "insertion" else -rewards
+
+    def take(self, rows: np.ndarray, outcome: AnyOutcome) -> None:
+        """Choose the best of those candidates (ascending `rows`) whose outcome is known."""
+        self._n_evaluations += len(self._remaining)
+        best = int(self.merit(outcome.rewards).argmax())  # the first of equals
+        player = int(self._remaining[rows[best]])
+        self._present[player] = self._mode == "insertion"
+        self._remaining = np.delete(self._remaining, rows[best])
+        self._add(_step(outcome, best, len(self._steps), player))
+
+    def _add(self, step: Step) -> None:
+        self._steps.append(step)
+        self._stopped = self._stop is not None and self._stop(step)
+        self.done = self._stopped or step.number == self.budget
+
+    def explanation(self, stop: str | StopRule | None) -> Explanation:
+        """Summarise the finished search."""
+        start, taken = self._steps[0], self._steps[1:]
+        has_classes = start.prediction is not None
+        if self._stopped:
+            stop_reason = "flip" if stop == "flip" else "callable"
+        else:
+            stop_reason = "budget" if len(self._remaining) else "all"
+        return Explanation(
+            order=np.array([step.player for step in taken], dtype=np.int64),
+            values=np.array([step.value for step in taken], dtype=float),
+            f_empty=self._f_empty,
+            f_full=self._f_full,
+            n_players=self.game.n_players,
+            n_evaluations=self._n_evaluations,
+            mode=self._mode,
+            stop_reason=stop_reason,
+            predictions=np.array([s.prediction for s in taken], np.int64) if has_classes else None,
+            confidences=np.array([s.confidence for s in taken], float) if has_classes else None,
+            start_prediction=start.prediction,
+            start_confidence=start.confidence,
+            **_patch_facts(self.game, self._steps),
+        )
+
+
+def _screen(searches: list[_Greedy], candidates: list[BoolArray]) -> list[np.ndarray]:
+    """Choose, by their rewards in bfloat16, the candidates worth a second look in float32.
+
+    Games that do not screen keep all their candidates.
+    """
+    finalists = [np.arange(len(rows)) for rows in candidates]
+    screening = [
+        number
+        for number, each in enumerate(searches)
+        if isinstance(each.game, PatchGame)
+        and each.game.screens
+        and len(candidates[number]) > N_FINALISTS
+    ]
+    requests = [(searches[number].game, candidates[number]) for number in screening]
+    for number, outcome in zip(screening, _outcomes(requests, screening=True), strict=True):
+        merit = searches[number].merit(outcome.rewards)
+        finalists[number] = np.sort(np.argpartition(-merit, N_FINALISTS)[:N_FINALISTS])
+    return finalists
 
 
 @dataclass(frozen=True)
@@ -214,60 +339,33 @@ def _stop_rule(stop: str | StopRule | None, game: Game, mode: str) -> StopRule |
     return lambda step: (step.prediction == target) == (mode == "insertion")
 
 
-def _stop_reason(stop: str | StopRule | None, stopped: bool, n_steps: int, n_players: int) -> str:
-    if stopped:
-        return "flip" if stop == "flip" else "callable"
-    return "all" if n_steps == n_players else "budget"
+def _outcomes(
+    requests: Sequence[tuple[Game, BoolArray]], screening: bool = False
+) -> list[AnyOutcome]:
+    """Evaluate coalitions of several games; PatchGames share batches."""
+    of_patches = [
+        (number, game, rows)
+        for number, (game, rows) in enumerate(requests)
+        if isinstance(game, PatchGame)
+    ]
+    together = outcomes([(game, rows) for _, game, rows in of_patches], screening)
+    found: dict[int, AnyOutcome] = {
+        number: outcome for (number, _, _), outcome in zip(of_patches, together, strict=True)
+    }
+    for number, (game, rows) in enumerate(requests):
+        if number not in found:
+            by_class = getattr(game, "outcome", None)
+            found[number] = by_class(rows) if by_class else _Rewards(evaluate(game, rows))
+        checked_rewards(found[number].rewards, rows)
+    return [found[number] for number in range(len(requests))]
 
 
-@dataclass(frozen=True)
-class _Rewards:
-    """Outcome of a game that has no classes."""
-
-    rewards: FloatArray
-
-
-def _outcome(game: Game, coalitions: BoolArray) -> Outcome | _Rewards:
-    if not hasattr(game, "outcome"):
-        return _Rewards(evaluate(game, coalitions))
-    outcome = game.outcome(coalitions)
-    checked_rewards(outcome.rewards, coalitions)
-    return outcome
-
-
-def _step(outcome: Outcome | _Rewards, row: int, number: int, player: int | None) -> Step:
+def _step(outcome: AnyOutcome, row: int, number: int, player: int | None) -> Step:
     value = float(outcome.rewards[row])
     if not isinstance(outcome, Outcome):
         return Step(number, player, value, prediction=None, confidence=None)
     prediction, confidence = int(outcome.predictions[row]), float(outcome.confidences[row])
     return Step(number, player, value, prediction, confidence)
-
-
-def _explanation(
-    game: Game,
-    mode: str,
-    ends: FloatArray,
-    steps: list[Step],
-    n_evaluations: int,
-    stop_reason: str,
-) -> Explanation:
-    start, taken = steps[0], steps[1:]
-    has_classes = start.prediction is not None
-    return Explanation(
-        order=np.array([step.player for step in taken], dtype=np.int64),
-        values=np.array([step.value for step in taken], dtype=float),
-        f_empty=float(ends[0]),
-        f_full=float(ends[1]),
-        n_players=game.n_players,
-        n_evaluations=n_evaluations,
-        mode=mode,
-        stop_reason=stop_reason,
-        predictions=np.array([s.prediction for s in taken], np.int64) if has_classes else None,
-        confidences=np.array([s.confidence for s in taken], float) if has_classes else None,
-        start_prediction=start.prediction,
-        start_confidence=start.confidence,
-        **_patch_facts(game, steps),
-    )
 
 
 def _patch_facts(game: Game, steps: list[Step]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from moxi_lite.masking import mean_baseline
 from moxi_lite.patch_game import PatchGame
-from moxi_lite.search import explain
+from moxi_lite.search import explain, explain_many
 
 
 @pytest.fixture
@@ -240,3 +240,40 @@ def test_cuda_agrees_with_cpu(tiny_vit, pixels):
 
     on_gpu = replace(tiny_vit, module=copy.deepcopy(tiny_vit.module).to(device), device=device)
     np.testing.assert_allclose(PatchGame(on_gpu, pixels, target=0)(coalitions), expected, atol=1e-4)
+
+
+def test_lockstep_equals_one_by_one(tiny_vit, tiny_cnn):
+    generator = torch.Generator().manual_seed(5)
+    images = [torch.randn(3, *tiny_vit.input_size, generator=generator) for _ in range(3)]
+    games = [PatchGame(tiny_vit, image) for image in images]
+    games.append(PatchGame(tiny_vit, images[0], grid=(2, 2)))
+    games.append(
+        PatchGame(tiny_cnn, torch.rand(3, *tiny_cnn.input_size), masking="zero", grid=(3, 3))
+    )
+    for mode, stop in (("insertion", None), ("deletion", None), ("deletion", "flip")):
+        for together, game in zip(explain_many(games, mode, stop=stop), games, strict=True):
+            alone = explain(game, mode, stop=stop)
+            assert together.order.tolist() == alone.order.tolist()
+            assert together.n_evaluations == alone.n_evaluations
+            np.testing.assert_allclose(together.values, alone.values, atol=1e-5)
+            np.testing.assert_array_equal(together.predictions, alone.predictions)
+
+
+def test_coalitions_of_several_images_share_batches(tiny_cnn):
+    model = hungry(tiny_cnn, most=100)
+    games = [
+        PatchGame(model, torch.rand(3, *tiny_cnn.input_size), masking="zero", grid=(2, 2))
+        for _ in range(5)
+    ]
+    model.module.batches.clear()
+    explain_many(games)
+    # both ends of all five images, then 4, 3, 2 and 1 candidates of each
+    assert model.module.batches == [10, 20, 15, 10, 5]
+
+
+def test_mixed_precision_decides_in_float32(tiny_vit, pixels):
+    exact = explain(PatchGame(tiny_vit, pixels, target=1))
+    mixed = explain(PatchGame(tiny_vit, pixels, target=1, dtype="mixed"))
+    assert mixed.order.tolist() == exact.order.tolist()
+    np.testing.assert_allclose(mixed.values, exact.values, atol=1e-5)
+    assert mixed.n_evaluations == exact.n_evaluations

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moxi_lite.game import CountingGame, SetSumGame, TableGame, as_game
-from moxi_lite.search import explain, optimal_sets
+from moxi_lite.search import explain, explain_many, optimal_sets
 from moxi_lite.values import (
     full_context_interaction,
     full_context_shapley,
@@ -175,3 +175,17 @@ def test_a_game_of_the_wrong_length_is_refused():
 def test_exhaustive_search_refuses_large_games():
     with pytest.raises(ValueError, match="20"):
         optimal_sets(modular_game(np.zeros(21)))
+
+
+def test_lockstep_equals_one_by_one_on_plain_games():
+    games = [random_game(seed, n) for seed, n in ((1, 3), (2, 6), (3, 5))]
+    for mode in ("insertion", "deletion"):
+        for together, game in zip(explain_many(games, mode), games, strict=True):
+            alone = explain(game, mode)
+            assert together.order.tolist() == alone.order.tolist()
+            assert together.values.tolist() == alone.values.tolist()
+            assert together.n_evaluations == alone.n_evaluations
+
+
+def test_lockstep_over_no_game():
+    assert explain_many([]) == []
