@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from moxi_lite._files import write_atomically
+from moxi_lite.attribution import order_of
 from moxi_lite.explanation import Explanation
 from moxi_lite.game import FloatArray, SetSumGame, all_coalitions
 from moxi_lite.heat import class_label, flip_step, heat_colors
@@ -256,7 +257,7 @@ def _choice(phi: FloatArray, interactions: FloatArray) -> int | None:
 def _orders_table(game: SetSumGame) -> str:
     """Compare f along the Shapley order and the greedy order with the optimum of every size."""
     shapley = shapley_values(game)
-    by_shapley = np.argsort(-shapley, kind="stable")
+    by_shapley = order_of(shapley)
     greedy = explain(game)
     optimum = optimal_sets(game)
     lines = []
