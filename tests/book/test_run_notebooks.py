@@ -91,6 +91,22 @@ def test_a_dead_kernel_and_a_slow_cell_are_reported(
         run_notebook(slow, target, PARAMETERS, ledger=ledger, timeout=1)
 
 
+def test_copies_of_notebooks_that_are_gone_are_removed(
+    write_notebook: NotebookWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = write_notebook("1", name="kept")
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", kept.parent)
+    folder = tmp_path / "run" / "notebooks"
+    (folder.parent / "ledger" / "gone").mkdir(parents=True)
+    folder.mkdir()
+    for name in ("kept", "gone"):
+        (folder / f"{name}.ipynb").touch()
+        (folder / f"{name}.run.json").touch()
+    run_notebooks.remove_stale(folder, [kept])
+    assert sorted(p.name for p in folder.iterdir()) == ["kept.ipynb", "kept.run.json"]
+    assert not (folder.parent / "ledger" / "gone").exists()
+
+
 def test_the_key_follows_package_and_results(tmp_path: Path) -> None:
     for name in ("moxi_lite/a.py", "results/a.json"):
         (tmp_path / name).parent.mkdir()
