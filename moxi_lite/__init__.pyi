@@ -1,4 +1,15 @@
 from . import ledger
+from .attribution import attribute, order_of
+from .curves import (
+    AverageCurve,
+    Curve,
+    accuracy_at,
+    average_curves,
+    complete_order,
+    curves_of,
+    deletion_curve,
+    insertion_curve,
+)
 from .data import (
     SAMPLE_PHOTOS,
     imagenet_sample,
@@ -22,6 +33,7 @@ from .models import Classifier, available_models, load_model
 from .patch_game import Outcome, PatchGame
 from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
 from .search import Optimum, Step, explain, explain_many, optimal_sets
+from .study import StudyResult, run_study, study_curves
 from .values import (
     ShapleyEstimate,
     estimate_shapley,
@@ -39,9 +51,11 @@ __version__: str
 __all__ = [
     "METHOD_COLORS",
     "SAMPLE_PHOTOS",
+    "AverageCurve",
     "CachedGame",
     "Classifier",
     "CountingGame",
+    "Curve",
     "Explanation",
     "Game",
     "Optimum",
@@ -51,10 +65,17 @@ __all__ = [
     "ShapleyEstimate",
     "SliderHTML",
     "Step",
+    "StudyResult",
     "TableGame",
+    "accuracy_at",
     "all_coalitions",
     "as_game",
+    "attribute",
     "available_models",
+    "average_curves",
+    "complete_order",
+    "curves_of",
+    "deletion_curve",
     "estimate_shapley",
     "explain",
     "explain_many",
@@ -63,18 +84,22 @@ __all__ = [
     "full_context_shapley",
     "imagenet_sample",
     "imagenet_samples",
+    "insertion_curve",
     "interaction",
     "interaction_matrix",
     "ledger",
     "load_image",
     "load_model",
     "optimal_sets",
+    "order_of",
     "plot_explanation",
     "plot_trace",
     "reveal",
+    "run_study",
     "sample_photo",
     "self_context_interaction",
     "self_context_shapley",
     "shapley_values",
+    "study_curves",
     "tabulate",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``moxi-lite explain PHOTO`` and ``moxi-lite models``.
+"""The command line: ``moxi-lite explain PHOTO``, ``moxi-lite study`` and ``moxi-lite models``.
 
 Exit codes: 0 done; 1 the weights cannot be had, or something unexpected; 2 wrong usage or input;
 130 stopped by Ctrl-C.
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlparse
+
+from moxi_lite._cli_study import add_parser as add_study
 
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
 if TYPE_CHECKING:
@@ -132,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the results, made if needed (default: moxi-out)",
     )
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+
+    add_study(commands)
 
     models = commands.add_parser(
         "models",

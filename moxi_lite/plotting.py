@@ -65,8 +65,8 @@ def _step_title(ex: Explanation, steps: int) -> str:
 
 def _add_colorbar(ex: Explanation, ax: Axes, steps: int) -> None:
     # The bar shows the colours as they look on the picture: mixed with a middle grey.
-    mixed = OPACITY * HEAT(np.linspace(1, 0, 256))[:, :3] + (1 - OPACITY) * 0.5
-    colors = ScalarMappable(Normalize(1, steps + 1), ListedColormap(mixed))
+    mixed = OPACITY * HEAT(1 - np.arange(steps) / steps)[:, :3] + (1 - OPACITY) * 0.5
+    colors = ScalarMappable(Normalize(0.5, steps + 0.5), ListedColormap(mixed))
     ticks = np.unique(np.linspace(1, steps, min(steps, 5)).round())
     bar = ax.figure.colorbar(colors, ax=ax, fraction=0.046, pad=0.03, ticks=ticks, format="%d")
     bar.ax.invert_yaxis()

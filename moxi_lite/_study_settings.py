@@ -1,0 +1,181 @@
+"""What a study is asked for: its arguments, checked and in the form in which they are stored."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+import moxi_lite
+from moxi_lite._errors import unknown_name
+from moxi_lite.attribution import METHODS as SCORE_METHODS
+from moxi_lite.classifier import Classifier
+from moxi_lite.masking import BASELINES
+from moxi_lite.models import load_model
+from moxi_lite.search import MODES
+
+ModelSource = str | Classifier | Callable[[], Classifier]
+
+METHODS = ("moxi", *SCORE_METHODS)
+_MASKINGS = ("drop", *BASELINES)
+_DTYPES = ("float32", "mixed", "bfloat16", "float16", "float64")
+_LEAST_SAMPLES = {"shapley": 1, "shapley-paper": 1, "rise": 2}
+_SHAPLEY_METHODS = ("shapley", "shapley-paper")
+_MOST_PATCHES = 2**15 - 1  # steps are stored as int16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the images that determines the table; see `run_study`."""
+
+    model: str
+    weights_sha256: str
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    methods: tuple[str, ...]
+    modes: tuple[str, ...]
+    budget: dict[str, int | None]
+    masking: str
+    grid: tuple[int, int]
+    dtype: str
+    n_samples: dict[str, int]
+    random_state: int
+    only_correct: bool
+    version: str
+
+
+def check_names(methods: Sequence[str], modes: Sequence[str], masking: str) -> None:
+    """Refuse unknown names, before a model is loaded."""
+    _names("method", methods, METHODS)
+    _names("mode", modes, MODES)
+    if masking not in _MASKINGS:
+        raise unknown_name("masking", masking, _MASKINGS)
+
+
+def make_settings(
+    model: Classifier,
+    methods: Sequence[str],
+    modes: Sequence[str],
+    *,
+    budget: int | Mapping[str, int | None] | None,
+    masking: str,
+    grid: tuple[int, int] | None,
+    dtype: torch.dtype | str | None,
+    n_samples: int | Mapping[str, int] | None,
+    random_state: int,
+    only_correct: bool,
+) -> Settings:
+    """Check the arguments of `run_study`; raises ValueError and TypeError as it says."""
+    check_names(methods, modes, masking)
+    rows, columns = model.grid if grid is None else _pair(grid)
+    settings = Settings(
+        model=model.name,
+        weights_sha256=model.weights_sha256,
+        input_size=model.input_size,
+        mean=model.mean,
+        std=model.std,
+        methods=_names("method", methods, METHODS),
+        modes=_names("mode", modes, MODES),
+        budget=_budgets(budget, _names("mode", modes, MODES)),
+        masking=masking,
+        grid=(rows, columns),
+        dtype=_dtype_name(dtype),
+        n_samples=_samples(n_samples, methods),
+        random_state=operator.index(random_state),
+        only_correct=bool(only_correct),
+        version=moxi_lite.__version__,
+    )
+    if settings.random_state < 0:
+        raise ValueError(f"random_state must be at least 0, not {random_state}.")
+    n = math.prod(settings.grid)
+    if n > _MOST_PATCHES:
+        raise ValueError(f"grid {settings.grid} has {n} patches, expected {_MOST_PATCHES} at most.")
+    for mode, steps in settings.budget.items():
+        if steps is not None and not 1 <= steps <= n:
+            raise ValueError(f"the budget for {mode} must be in 1..{n} patches, not {steps}.")
+    return settings
+
+
+def rows_per_image(settings: Settings) -> int:
+    """Count the rows of the table for one image."""
+    steps = math.prod(settings.grid) + 1
+    return len(settings.methods) * len(settings.modes) * steps
+
+
+def load_source(source: ModelSource, device: str | None) -> Classifier:
+    """Load a model by its name or its function; raises TypeError for anything else."""
+    if isinstance(source, str):
+        return load_model(source, device=device)
+    model = source() if callable(source) else source
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "model must be a name, a Classifier or a function without arguments that returns a "
+            f"Classifier; got {type(model).__name__}. load_model wraps a torch.nn.Module."
+        )
+    return model
+
+
+def _names(kind: str, given: Sequence[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names in the order in which they are known, which settings do not depend on."""
+    if isinstance(given, str):
+        raise TypeError(f"{kind}s must be a sequence of names: write [{given!r}].")
+    wanted = list(given)
+    for name in wanted:
+        if name not in allowed:
+            raise unknown_name(kind, name, allowed)
+        if wanted.count(name) > 1:
+            raise ValueError(f"{kind} {name!r} is listed twice.")
+    if not wanted:
+        raise ValueError(f"{kind}s is empty: expected one or more of {', '.join(allowed)}.")
+    return tuple(name for name in allowed if name in wanted)
+
+
+def _pair(grid: tuple[int, int]) -> tuple[int, int]:
+    if len(grid) != 2 or any(operator.index(side) < 1 for side in grid):
+        raise ValueError(f"grid must be two positive whole numbers (rows, columns), not {grid!r}.")
+    return int(grid[0]), int(grid[1])
+
+
+def _budgets(
+    budget: int | Mapping[str, int | None] | None, modes: tuple[str, ...]
+) -> dict[str, int | None]:
+    if not isinstance(budget, Mapping):
+        budget = dict.fromkeys(modes, budget)
+    for mode in budget:
+        if mode not in modes:
+            raise unknown_name("mode of budget", mode, modes)
+    steps = {mode: budget.get(mode) for mode in modes}
+    return {mode: None if k is None else operator.index(k) for mode, k in steps.items()}
+
+
+def _samples(n_samples: int | Mapping[str, int] | None, methods: Sequence[str]) -> dict[str, int]:
+    if n_samples is None:
+        return {}
+    drawing = [method for method in _LEAST_SAMPLES if method in methods]
+    if not isinstance(n_samples, Mapping):
+        shapley = [method for method in _SHAPLEY_METHODS if method in methods]
+        if not shapley:
+            raise ValueError(
+                f"n_samples={n_samples} is for {' and '.join(_SHAPLEY_METHODS)}, which are not "
+                'among the methods: leave it out, or name the method, as in {"rise": 1000}.'
+            )
+        n_samples = dict.fromkeys(shapley, n_samples)
+    for method, number in n_samples.items():
+        if method not in drawing:
+            raise unknown_name("method of n_samples among those that draw", method, drawing)
+        least = _LEAST_SAMPLES[method]
+        if operator.index(number) < least or (method == "rise" and number % 2):
+            even = "even and " if method == "rise" else ""
+            raise ValueError(f"n_samples of {method} must be {even}at least {least}, not {number}.")
+    return {method: int(n_samples[method]) for method in drawing if method in n_samples}
+
+
+def _dtype_name(dtype: torch.dtype | str | None) -> str:
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise unknown_name("dtype", name, _DTYPES)
+    return name
