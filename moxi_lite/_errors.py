@@ -21,11 +21,12 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError
     Returns
     -------
     ValueError
-        To be raised by the caller; names the nearest valid names, or all of them.
+        To be raised by the caller; names the nearest valid names, and a short list in full.
     """
     names = list(allowed)
     near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
-    sentences = [f"unknown {kind} {given!r}.", hint, f"Expected one of: {listed}."]
+    full_list = "" if near and len(names) > 12 else f"Expected one of: {listed}."
+    sentences = [f"unknown {kind} {given!r}.", hint, full_list]
     return ValueError(" ".join(filter(None, sentences)))

@@ -18,6 +18,8 @@ BUILD = ROOT / "_build"
 LOGS = BUILD / "logs"
 HTML = BUILD / "html"
 NOTEBOOKS = ROOT / "notebooks"
+# Lines of pip that tell nothing about how far it has come.
+NOISE = re.compile("WARNING|Attempting uninstall|Found existing|Uninstalling|Successfully uninst")
 PROFILES = ("auto", "ci", "cpu", "gpu")
 
 
@@ -117,4 +119,6 @@ def without_colours(text: str) -> str:
 def _last_line(log: Path) -> str:
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = without_colours(text).split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next(
+        (s for line in reversed(lines) if (s := line.strip(" =")) and not NOISE.match(s)), ""
+    )
