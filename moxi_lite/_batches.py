@@ -16,6 +16,9 @@ Job = tuple[Masking, BoolArray]  # coalitions, shape (m, n), of one image
 # ViT-Ti in float32, measured as the fastest.
 _CPU_BATCH_BYTES = 32 * 2**20
 
+# What CPUs (Linux, Windows), CUDA's libraries and Apple's GPUs say.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
 
 class Batcher:
     """Runs coalitions in batches that fit the device's memory, and remembers what fits.
@@ -33,7 +36,8 @@ class Batcher:
         self._bytes = _CPU_BATCH_BYTES
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            self._bytes = free // 3
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            self._bytes = (free + cached) // 3
 
     def run(self, jobs: Sequence[Job]) -> list[np.ndarray]:
         """Return the logits of all jobs, float32 arrays of shape (m, C).
@@ -51,12 +55,9 @@ class Batcher:
             start = 0
             while start < len(group):
                 rows = group[start : start + self._rows_per_batch(jobs, group[start])]
-                try:
-                    logits = self._forward(jobs, rows)
-                except RuntimeError as error:
-                    if not _is_out_of_memory(error):
-                        raise
-                    self._shrink(len(rows), error)
+                logits = self._try_forward(jobs, rows)
+                if logits is None:
+                    self._shrink(jobs, rows)
                     continue
                 for job in np.unique(rows[:, 0]):
                     if results[job] is None:
@@ -77,20 +78,34 @@ class Batcher:
         batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         return masking.forward(batch).float().cpu().numpy()
 
+    def _try_forward(self, jobs: Sequence[Job], rows: np.ndarray) -> np.ndarray | None:
+        """Return the logits, or None if the batch does not fit."""
+        try:
+            return self._forward(jobs, rows)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+
     def _rows_per_batch(self, jobs: Sequence[Job], row: np.ndarray) -> int:
-        masking, coalitions = jobs[row[0]]
-        fitting = max(1, self._bytes // masking.row_cost(int(coalitions[row[1]].sum())))
+        fitting = max(1, self._bytes // _row_cost(jobs, row))
         return fitting if self._batch_size is None else min(fitting, self._batch_size)
 
-    def _shrink(self, n_rows: int, error: RuntimeError) -> None:
-        if n_rows == 1:
+    def _shrink(self, jobs: Sequence[Job], rows: np.ndarray) -> None:
+        """Allow half of what a batch that did not fit needs."""
+        if len(rows) == 1:
             raise MemoryError(
                 f"not even one image fits into the memory of {self._device}: free some memory, "
                 "use a smaller model, or load it with device='cpu'."
-            ) from error
+            )
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self._batch_size = n_rows // 2
+        self._bytes = len(rows) * _row_cost(jobs, rows[0]) // 2
+
+    @property
+    def limits(self) -> tuple[float, int]:
+        """Most rows and most bytes of a batch; the smallest of several is safe for all."""
+        return self._batch_size or float("inf"), self._bytes
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[np.ndarray]:
@@ -106,5 +121,12 @@ def _groups(jobs: Sequence[Job]) -> Iterator[np.ndarray]:
         yield np.concatenate(parts)
 
 
+def _row_cost(jobs: Sequence[Job], row: np.ndarray) -> int:
+    masking, coalitions = jobs[row[0]]
+    return masking.row_cost(int(coalitions[row[1]].sum()))
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )

@@ -42,6 +42,10 @@ class Classifier:
         SHA-256 of the weights file; where there is no single file, of the state dict.
     transform : callable
         PIL RGB image -> float32 tensor (3, H, W), the evaluation transform of the model.
+    drop_as : str or None
+        The masking that ``masking="drop"`` stands for, where the model's makers say what an absent
+        patch looks like to it: ``"zero"``, a blank cell, for ``"set_sum_cnn"``.  None means the
+        deletion of tokens.
     """
 
     module: nn.Module = field(repr=False)
@@ -55,6 +59,7 @@ class Classifier:
     source: str
     weights_sha256: str
     transform: Callable[[Image.Image], torch.Tensor] = field(repr=False)
+    drop_as: str | None = None
     _casts: dict[torch.dtype, nn.Module] = field(default_factory=dict, init=False, repr=False)
 
     @property

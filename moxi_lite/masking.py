@@ -137,7 +137,7 @@ class TokenDeletion:
             tokens = _tokens(module, image[None])[0]
         self._prefix = tokens[: module.num_prefix_tokens]
         self._patches = tokens[module.num_prefix_tokens :]
-        rows, columns = module.patch_embed.grid_size
+        rows, columns = module.patch_embed.dynamic_feat_size(tuple(image.shape[1:]))
         grid = (rows, columns) if grid is None else grid
         if rows % grid[0] or columns % grid[1]:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,11 +59,12 @@ class PatchGame:
         What "absent" means: ``"drop"`` deletes the tokens of plain Vision Transformers;
         ``"zero"``, ``"mean"``, ``"blur"``, ``"noise"``, a baseline tensor (3, H, W) or a function
         from the image to such a tensor paint over absent pixels, for every classifier.
+        A model may say what dropping means for it (`Classifier.drop_as`).
     reward : {"log_odds", "log_probability", "probability", "logit"}
         Reward of the target class.
-    grid : tuple of int, optional
-        Rows and columns of patches.  None means the model's own grid; token deletion needs one
-        that divides it.
+    grid : int or tuple of int, optional
+        Rows and columns of patches, one number for both if they are equal.  None means the
+        model's own grid; token deletion needs one that divides it.
     batch_size : int, optional
         Most coalitions in one forward pass.  None adapts it to the device's memory.  It is halved
         whenever the device runs out of memory.
@@ -113,7 +115,7 @@ class PatchGame:
         target: int | str | None = None,
         masking: str | Tensor | BaselineFunction = "drop",
         reward: str = "log_odds",
-        grid: tuple[int, int] | None = None,
+        grid: int | tuple[int, int] | None = None,
         batch_size: int | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> None:
@@ -124,11 +126,13 @@ class PatchGame:
             )
         self._reward_of = get_reward(reward)
         self.reward = reward
-        if batch_size is not None and batch_size < 1:
+        if batch_size is not None and operator.index(batch_size) < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
         pixels = _as_pixels(model, image)
         self.model = model
         self.grid = _check_grid(model.grid if grid is None else grid)
+        if isinstance(masking, str) and masking == "drop" and model.drop_as is not None:
+            masking = model.drop_as
         self.masking = masking if isinstance(masking, str) else "custom"
         self.display = model.display(pixels)
         self.pixels = pixels.cpu()
@@ -141,6 +145,11 @@ class PatchGame:
             self._screen_masking = self._masking_in(screening, masking)
 
         full = torch.from_numpy(self.logits(np.ones(self.n_players, dtype=bool)))
+        if not bool(torch.isfinite(full).all()):
+            raise ValueError(
+                f"{model.name} returns NaN or infinite scores for the whole image: check its "
+                "weights, or choose a dtype with a larger range (bfloat16, float32)."
+            )
         self.predicted = int(full.argmax())
         self.target = self.predicted if target is None else model.class_index(target)
         self.n_evaluations = 0
@@ -243,7 +252,8 @@ def _logits(requests: Sequence[Request], screening: bool) -> list[np.ndarray]:
         by_device.setdefault(game.model.device, []).append(number)
     results: dict[int, np.ndarray] = {}
     for numbers in by_device.values():
-        batcher = requests[numbers[0]][0]._batcher
+        batchers = [requests[number][0]._batcher for number in numbers]
+        batcher = min(batchers, key=lambda each: each.limits)
         results |= zip(numbers, batcher.run([jobs[number] for number in numbers]), strict=True)
     return [
         results[number].reshape(-1, game.model.n_classes)
@@ -270,10 +280,11 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
     return image.detach().float()
 
 
-def _check_grid(grid: tuple[int, int]) -> tuple[int, int]:
-    if len(grid) != 2 or any(int(side) != side or side < 1 for side in grid):
+def _check_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
+    sides = (grid, grid) if isinstance(grid, int) else tuple(grid)
+    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
         raise ValueError(f"grid must be two positive whole numbers (rows, columns), not {grid!r}.")
-    return int(grid[0]), int(grid[1])
+    return int(sides[0]), int(sides[1])
 
 
 def _precisions(dtype: torch.dtype | str | None) -> tuple[torch.dtype, torch.dtype]:

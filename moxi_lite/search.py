@@ -228,7 +228,7 @@ class _Greedy:
             values=np.array([step.value for step in taken], dtype=float),
             f_empty=self._f_empty,
             f_full=self._f_full,
-            n_players=self.game.n_players,
+            n_players=len(self._present),
             n_evaluations=self._n_evaluations,
             mode=self._mode,
             stop_reason=stop_reason,
@@ -280,8 +280,8 @@ def optimal_sets(game: Game, mode: str = "insertion") -> Optimum:
     r"""Solve Problems 1 and 2 by looking at all :math:`2^n` coalitions.
 
     Problem 1 (insertion) maximises :math:`f(S)` over sets of k players, Eq. 3; Problem 2
-    (deletion) minimises :math:`f(N \setminus S)`, Eq. 8.  Ties go to the set whose lowest players
-    come first in the table of coalitions.
+    (deletion) minimises :math:`f(N \setminus S)`, Eq. 8.  Ties go to the set whose highest player
+    is lowest.
 
     Parameters
     ----------
@@ -301,8 +301,9 @@ def optimal_sets(game: Game, mode: str = "insertion") -> Optimum:
     _check_mode(mode)
     n = game.n_players
     table = tabulate(game).values
-    coalitions = all_coalitions(n)
-    chosen = coalitions if mode == "insertion" else ~coalitions
+    if mode == "deletion":
+        table = table[::-1]  # the reward without the players of each row: rows mirror complements
+    chosen = all_coalitions(n)
     sizes = chosen.sum(axis=1)
     merit = table if mode == "insertion" else -table
     best = [int(np.flatnonzero(sizes == k)[np.argmax(merit[sizes == k])]) for k in range(n + 1)]
@@ -362,7 +363,7 @@ def _outcomes(
 
 def _step(outcome: AnyOutcome, row: int, number: int, player: int | None) -> Step:
     value = float(outcome.rewards[row])
-    if not isinstance(outcome, Outcome):
+    if isinstance(outcome, _Rewards):
         return Step(number, player, value, prediction=None, confidence=None)
     prediction, confidence = int(outcome.predictions[row]), float(outcome.confidences[row])
     return Step(number, player, value, prediction, confidence)

@@ -89,6 +89,15 @@ def test_deletion_equals_attention_masking(kind, size, image):
     )
 
 
+def test_a_model_that_takes_images_of_any_size_shows_all_their_tokens():
+    module = seeded(VisionTransformer, dynamic_img_size=True)
+    image = torch.randn(3, 48, 64, generator=torch.Generator().manual_seed(2))
+    deletion = TokenDeletion(module, image)
+    assert deletion.n_players == 6 * 8
+    everything = torch.ones(1, 48, dtype=torch.bool)
+    torch.testing.assert_close(logits(deletion, everything), module(image[None]))
+
+
 def test_a_coarse_patch_deletes_all_its_tokens(image):
     module = VITS["class token"]()
     fine = torch.tensor([[1, 1, 0, 0, 1, 1, 0, 0] + [1] * 8], dtype=torch.bool)

@@ -1,5 +1,8 @@
 """PatchGame against plain loops over images masked by hand; memory; bad input."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,8 +102,6 @@ class Hungry(torch.nn.Module):
 
 
 def hungry(classifier, most):
-    from dataclasses import replace
-
     return replace(classifier, module=Hungry(classifier.module, most))
 
 
@@ -116,6 +117,43 @@ def test_the_batch_halves_itself_when_memory_runs_out(tiny_cnn):
     assert game.n_evaluations == 20
 
 
+@pytest.mark.parametrize(
+    "words", ["DefaultCPUAllocator: not enough memory", "CUDA error: out of memory"]
+)
+def test_every_way_of_running_out_of_memory_is_known(tiny_cnn, words):
+    class Full(torch.nn.Module):
+        def forward(self, batch):
+            if len(batch) > 1:
+                raise RuntimeError(words)
+            return batch.mean(dim=(2, 3))
+
+    pixels = torch.rand(3, *tiny_cnn.input_size)
+    game = PatchGame(replace(tiny_cnn, module=Full()), pixels, masking="zero", grid=2)
+    assert game(random_coalitions(4, 4)).shape == (4,)
+
+
+def test_the_smallest_batch_size_holds_for_all_in_lockstep(tiny_cnn):
+    model = hungry(tiny_cnn, most=100)
+    pixels = torch.rand(3, *tiny_cnn.input_size)
+    games = [
+        PatchGame(model, pixels, masking="zero", grid=2, batch_size=size) for size in (None, 3)
+    ]
+    model.module.batches.clear()
+    explain_many(games)
+    assert max(model.module.batches) == 3
+
+
+def test_scores_that_are_not_finite_are_refused_at_once(tiny_cnn):
+    class Broken(torch.nn.Module):
+        def forward(self, batch):
+            return batch.mean(dim=(2, 3)) * torch.nan
+
+    with pytest.raises(ValueError, match="NaN or infinite scores"):
+        PatchGame(
+            replace(tiny_cnn, module=Broken()), torch.rand(3, *tiny_cnn.input_size), masking="zero"
+        )
+
+
 def test_when_one_image_is_too_much_the_error_says_so(tiny_cnn):
     pixels = torch.zeros(3, *tiny_cnn.input_size)
     with pytest.raises(MemoryError, match="not even one image"):
@@ -126,8 +164,6 @@ def test_other_errors_of_the_model_are_not_swallowed(tiny_cnn):
     class Broken(torch.nn.Module):
         def forward(self, batch):
             raise RuntimeError("broken model")
-
-    from dataclasses import replace
 
     with pytest.raises(RuntimeError, match="broken model"):
         PatchGame(
@@ -156,7 +192,7 @@ def test_flip_on_a_real_search(tiny_vit, pixels):
     game = PatchGame(tiny_vit, pixels, target=other)
     ex = explain(game, stop="flip")
     assert ex.stop_reason in ("flip", "all")
-    reached = ex.predictions == other
+    reached = np.array([ex.start_prediction, *ex.predictions]) == other
     assert not reached[:-1].any()
     assert reached.any() == (ex.stop_reason == "flip")
     # target is not what the full image shows, so a deletion has nothing to flip
@@ -210,6 +246,7 @@ def test_bad_images(tiny_vit, pixels):
         ({"masking": "mean", "grid": (33, 3)}, ValueError, r"1\.\.32 rows"),
         ({"grid": (3, 2)}, ValueError, "own 4x4"),
         ({"batch_size": 0}, ValueError, "at least 1"),
+        ({"batch_size": 2.5}, TypeError, "float"),
         ({"dtype": "bf16"}, TypeError, "torch.dtype"),
     ],
 )
@@ -231,13 +268,9 @@ def test_a_bare_module_is_refused(tiny_vit, pixels):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu(tiny_vit, pixels):
-    from dataclasses import replace
-
     device = torch.device("cuda")
     coalitions = random_coalitions(40, 16)
     expected = PatchGame(tiny_vit, pixels, target=0)(coalitions)
-    import copy
-
     on_gpu = replace(tiny_vit, module=copy.deepcopy(tiny_vit.module).to(device), device=device)
     np.testing.assert_allclose(PatchGame(on_gpu, pixels, target=0)(coalitions), expected, atol=1e-4)
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moxi_lite.game import CountingGame, SetSumGame, TableGame, as_game
+from moxi_lite.patch_game import Outcome
 from moxi_lite.search import explain, explain_many, optimal_sets
 from moxi_lite.values import (
     full_context_interaction,
@@ -170,6 +171,35 @@ def test_a_game_that_returns_nan_is_refused(bad):
 def test_a_game_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="shape"):
         explain(as_game(lambda c: np.zeros(1), 3))
+
+
+def test_optimal_ties_go_to_the_lowest_players():
+    size = as_game(lambda c: c.sum(axis=1).astype(float), 3)
+    for mode in ("insertion", "deletion"):
+        assert optimal_sets(size, mode).sets.tolist() == [
+            [False, False, False],
+            [True, False, False],
+            [True, True, False],
+            [True, True, True],
+        ]
+
+
+class Traffic:
+    """A game of our own with classes: green (1) once two players are present."""
+
+    n_players, target = 4, 1
+
+    def __call__(self, coalitions):
+        return np.atleast_2d(coalitions).sum(axis=1).astype(float)
+
+    def outcome(self, coalitions):
+        rewards = self(coalitions)
+        return Outcome(rewards, (rewards >= 2).astype(int), np.ones(len(rewards)))
+
+
+def test_flip_works_for_any_game_with_an_outcome():
+    assert explain(Traffic(), stop="flip").order.tolist() == [0, 1]
+    assert explain(Traffic(), "deletion", stop="flip").order.tolist() == [0, 1, 2]
 
 
 def test_exhaustive_search_refuses_large_games():
