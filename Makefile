@@ -14,7 +14,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test notebooks clean
+.PHONY: help book test notebooks bench clean
 
 help:  ## list the targets
 	@echo 'Targets of moxi-lite (each sets up .venv by itself):'
@@ -23,10 +23,13 @@ help:  ## list the targets
 book:  ## run every notebook and render the book to _build/html/index.html
 	$(run_steps)
 
-test:  ## linting, types, unit tests, and every notebook with the ci profile
+test:  ## linting, types, unit tests, notebooks with the ci profile; SLOW=1 adds the slow tests
 	$(run_steps)
 
 notebooks:  ## only run the notebooks; make notebooks PROFILE=ci picks the profile
+	$(run_steps)
+
+bench:  ## measure speed, as ratios in one run, to _build/bench.json
 	$(run_steps)
 
 clean:  ## delete everything that was built, .venv included

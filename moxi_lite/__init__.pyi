@@ -17,6 +17,7 @@ from .data import (
     load_image,
     sample_photo,
 )
+from .digits import SetSumComposites, digit_pool, set_sum_composites, set_sum_labels
 from .explanation import Explanation
 from .game import (
     CachedGame,
@@ -61,6 +62,7 @@ __all__ = [
     "Optimum",
     "Outcome",
     "PatchGame",
+    "SetSumComposites",
     "SetSumGame",
     "ShapleyEstimate",
     "SliderHTML",
@@ -76,6 +78,7 @@ __all__ = [
     "complete_order",
     "curves_of",
     "deletion_curve",
+    "digit_pool",
     "estimate_shapley",
     "explain",
     "explain_many",
@@ -99,6 +102,8 @@ __all__ = [
     "sample_photo",
     "self_context_interaction",
     "self_context_shapley",
+    "set_sum_composites",
+    "set_sum_labels",
     "shapley_values",
     "study_curves",
     "tabulate",

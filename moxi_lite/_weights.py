@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import huggingface_hub
 import huggingface_hub.constants as hub
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
+from timm.models import clean_state_dict
 from torch import nn
 
 from moxi_lite._errors import unknown_name
@@ -36,14 +38,22 @@ def published_models() -> list[str]:
     return list(dict.fromkeys([PACKAGED_MODEL, *with_head]))
 
 
-def check_name(name: object) -> None:
-    """Refuse unknown names, and models without published weights or without classes."""
+def check_name(name: object, also: Sequence[str] = ()) -> None:
+    """Refuse unknown names, and models without published weights or without classes.
+
+    Parameters
+    ----------
+    name : object
+        What was given as the name of a model.
+    also : sequence of str
+        Further names to allow: models whose weights are not looked for by this module.
+    """
     if not isinstance(name, str):
         raise TypeError(f"a model is a name or a torch.nn.Module, got {type(name).__name__}.")
-    if name == PACKAGED_MODEL:
+    if name == PACKAGED_MODEL or name in also:
         return
     if not timm.is_model(name):
-        raise unknown_name("model", name, published_models())
+        raise unknown_name("model", name, [*published_models(), *also])
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError:
@@ -98,7 +108,8 @@ def load_named(name: str) -> tuple[nn.Module, str, str]:
     Raises
     ------
     WeightsUnavailableError
-        If there is neither a local copy nor a server that answers.
+        If there is neither a local copy nor a server that answers, or the file found cannot be
+        read or does not fit the network.
     """
     if name == PACKAGED_MODEL:
         return _packaged()
@@ -112,18 +123,57 @@ def load_named(name: str) -> tuple[nn.Module, str, str]:
         module = timm.create_model(name, pretrained=True)
         return module, f"timm {full_name}, weights from {config.url}", state_sha256(module)
     path, where = _hub_weights(name, config)
-    # The file is named outright because timm would ask the hub for news of it first, which
-    # takes a minute of retries where there is no network.
-    overlay = {"file": str(path), "custom_load": False}
-    try:
-        module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise WeightsUnavailableError(
-            f"the weights of {name!r} cannot be used: {error}.\nDelete {path} and load the model "
-            "again to fetch a fresh copy."
-        ) from error
+    module = _with_weights(name, path)
     source = f"timm {full_name}, weights from {where} ({config.hf_hub_id})"
     return module, source, file_sha256(path)
+
+
+def _with_weights(name: str, path: Path) -> nn.Module:
+    """Build a timm model with the weights of a file."""
+    advice = f"Delete {path} and load the model again to fetch a fresh copy."
+    try:
+        weights = _readable_weights(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make the readers raise errors of many types
+        raise WeightsUnavailableError(
+            f"the weights of {name!r} cannot be used: {error}.\n{advice}"
+        ) from error
+    overlay = {**weights, "custom_load": False}
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (RuntimeError, KeyError) as error:
+        # Only misfits are the file's fault; want of memory, for one, is not.
+        misfit = isinstance(error, KeyError) or "loading state_dict" in str(error)
+        if not misfit:
+            raise
+        raise WeightsUnavailableError(
+            f"the weights of {name!r} cannot be used, they belong to another network: {error}.\n"
+            f"{advice}"
+        ) from error
+    settings: Any = module.pretrained_cfg
+    settings.pop("state_dict", None)  # a second copy of the weights
+    return module
+
+
+def _readable_weights(path: Path) -> dict[str, Any]:
+    """Check that a weights file can be read; what timm has to be told to load it.
+
+    The file is named outright because timm would ask the hub for news of it first, which takes a
+    minute of retries where there is no network. Other formats than safetensors are read here,
+    because some versions of timm would run any code that the file holds.
+    """
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt"):  # the header, checked against the file's length
+            return {"file": str(path)}
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(stored.get(key), Mapping):
+            stored = stored[key]
+            break
+    if not stored:
+        raise ValueError("the file holds no tensors")
+    return {"state_dict": clean_state_dict(stored)}
 
 
 def _hub_files(config: Any) -> tuple[str, ...]:
@@ -231,7 +281,7 @@ def why_unreachable(url: str, timeout: float = _PROBE_SECONDS) -> str | None:
             urllib.request.urlopen(request, timeout=timeout).close()
         except urllib.error.HTTPError:
             outcome.append(None)  # a refusal is an answer, too
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             # Someone answered; whether to trust the certificate is for the real client to say.
             untrusted = isinstance(reason, ssl.SSLCertVerificationError)

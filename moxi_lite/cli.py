@@ -1,16 +1,16 @@
 """The command line: ``moxi-lite explain PHOTO``, ``moxi-lite study`` and ``moxi-lite models``.
 
-Exit codes: 0 done; 1 the weights cannot be had, or something unexpected; 2 wrong usage or input;
-130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 the weights cannot be had, or the work failed (memory, device, disk, rewards
+that are no numbers); 2 wrong usage or input; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 weights not to be had, 2 wrong usage or input, 130 Ctrl-C.
+        Exit code: 0 done, 1 weights not to be had or failed work, 2 wrong usage or input,
+        130 Ctrl-C.
     """
     try:
         options = vars(_parser().parse_args(argv))
@@ -161,7 +162,10 @@ def _grid(text: str) -> tuple[int, int]:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"moxi-lite: error: {' '.join(str(error).split())}", file=sys.stderr)
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        message = f"out of memory. {message}".rstrip()
+    print(f"moxi-lite: error: {message or type(error).__name__}", file=sys.stderr)
     return code
 
 
@@ -179,56 +183,51 @@ def _explain(
     device: str | None,
 ) -> int:
     """Explain one photo and write the results."""
+    from moxi_lite._files import folder_for_results
     from moxi_lite.models import WeightsUnavailableError
     from moxi_lite.search import explain
 
-    try:
-        _check_folder(out)
-        _check_names(model, masking, budget)
-        game = _load_game(photo, model, target, masking, grid, device)
-        if budget is not None and budget > game.n_players:
-            raise ValueError(f"--budget must be 1..{game.n_players}, the number of patches.")
-    except WeightsUnavailableError as error:
-        return _fail(error, 1)
-    except (ValueError, TypeError, IndexError, OSError) as error:
-        return _fail(error, 2)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder_for_results(out))
+            _check_names(model, masking, budget)
+            game = _load_game(photo, model, target, masking, grid, device)
+            if budget is not None and budget > game.n_players:
+                raise ValueError(f"--budget must be 1..{game.n_players}, the number of patches.")
+        except BrokenPipeError:
+            raise
+        except (WeightsUnavailableError, MemoryError, RuntimeError) as error:
+            return _fail(error, 1)
+        except (ValueError, TypeError, IndexError, OSError) as error:
+            return _fail(error, 2)
 
-    _describe(photo, game)
-    sys.stdout.flush()
-    ex = explain(
-        game,
-        mode,
-        budget=budget,
-        stop=None if stop == "none" else stop,
-        show_progress=sys.stderr.isatty(),
-    )
-    print(f"{mode:<10} {_outcome_line(ex)}")
-    try:
-        written = _write(ex, out, _stem(photo))
-    except OSError as error:
-        return _fail(error, 1)
-    for label, path in zip(("picture", "data", "slider"), written, strict=True):
-        print(f"{label:<10} {path}")
-    return 0
-
-
-def _check_folder(out: Path) -> None:
-    """Make the folder, and a file in it for a moment, before any long work."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"--out: cannot write into the folder {str(out)!r}: {reason}.") from None
+        try:
+            _describe(photo, game)
+            sys.stdout.flush()
+            ex = explain(
+                game,
+                mode,
+                budget=budget,
+                stop=None if stop == "none" else stop,
+                show_progress=sys.stderr.isatty(),
+            )
+            print(f"{mode:<10} {_outcome_line(ex)}")
+            written = _write(ex, out, _stem(photo))
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # CUDA's are the last
+            return _fail(error, 1)
+        for label, path in zip(("picture", "data", "slider"), written, strict=True):
+            print(f"{label:<10} {path}")
+        return 0
 
 
 def _check_names(model: str | None, masking: str | None, budget: int | None) -> None:
     from moxi_lite._errors import unknown_name
-    from moxi_lite._weights import check_name
+    from moxi_lite.models import check_model_name
 
     if model is not None:
-        check_name(model)
+        check_model_name(model)
     if masking is not None and masking not in MASKINGS:
         raise unknown_name("masking", masking, MASKINGS)
     if budget is not None and budget < 1:
@@ -263,10 +262,12 @@ def _default_masking(classifier: Classifier, grid: tuple[int, int] | None) -> st
     """Token deletion where it is defined; otherwise mean pixels, and say so."""
     from moxi_lite.masking import deletion_problem
 
+    if classifier.drop_as is not None:
+        return "drop"
     module: Any = classifier.module
     problem = deletion_problem(module)
     if problem is None:
-        tokens = module.patch_embed.grid_size
+        tokens = module.patch_embed.dynamic_feat_size(classifier.input_size)
         rows, columns = grid or classifier.grid
         if tokens[0] % rows or tokens[1] % columns:
             problem = (
@@ -349,6 +350,7 @@ def _models(*, pattern: str) -> int:
     from moxi_lite._errors import unknown_name
     from moxi_lite._weights import PACKAGED_MODEL
     from moxi_lite.models import available_models
+    from moxi_lite.set_sum_models import SET_SUM_MODELS
 
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = available_models(wanted)
@@ -367,7 +369,10 @@ def _models(*, pattern: str) -> int:
             n for n in names if n in deletes
         ],
         "others: pixels are masked (masking mean)": [
-            n for n in names if n not in deletes and n != PACKAGED_MODEL
+            n for n in names if n not in {*deletes, *SET_SUM_MODELS, PACKAGED_MODEL}
+        ],
+        "of moxi-lite itself, for composites of digits (masking drop)": [
+            n for n in names if n in SET_SUM_MODELS
         ],
     }
     for title, members in groups.items():

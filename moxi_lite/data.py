@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import http.client
 import importlib.util
 import itertools
 import operator
@@ -311,7 +312,7 @@ def _download(url: str) -> bytes:
             f"{url} answers {error.code} {error.reason}. Check the address; a browser may show a "
             "page there rather than the image itself."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ImagesUnavailableError(
             f"{url} cannot be loaded: {getattr(error, 'reason', error)}. Check the address and the "
             "network, or download the image and pass its path."

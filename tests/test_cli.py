@@ -13,10 +13,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import moxi_lite
-from moxi_lite import cli
+from moxi_lite import cli, set_sum_models
 from moxi_lite.explanation import Explanation
 from moxi_lite.masking import BASELINES
-from moxi_lite.models import WeightsUnavailableError, load_model
+from moxi_lite.models import WeightsUnavailableError, available_models, load_model
 
 NAMES = ("tabby, tabby cat", "dog", "owl")
 
@@ -140,13 +140,13 @@ def test_maskings_in_the_help_are_all_there_are():
         (["--grid", "99x99"], "grid"),
         (["--grid", "3x3", "--masking", "drop"], "divide"),
         (["--device", "warp9"], "warp9"),
+        (["--device", "cuda:99"], "Available: cpu"),
     ],
 )
 def test_bad_options_exit_2(extra, said, photo, tiny, tmp_path, capsys):
     assert cli.main(["explain", str(photo), "--out", str(tmp_path / "out"), *extra]) == 2
     assert said in error_of(capsys)
-    out = tmp_path / "out"
-    assert not out.exists() or list(out.iterdir()) == []
+    assert not (tmp_path / "out").exists(), "no empty folder is left"
 
 
 def test_bad_photos_and_folders_exit_2(photo, tiny, tmp_path, capsys):
@@ -158,6 +158,7 @@ def test_bad_photos_and_folders_exit_2(photo, tiny, tmp_path, capsys):
     error_of(capsys)
     assert cli.main(["explain", str(photo), "--out", str(photo)]) == 2
     assert "cannot write into the folder" in error_of(capsys)
+    assert not (tmp_path / "o").exists()
     assert tiny == [], "no model is loaded for input that is wrong"
 
 
@@ -195,6 +196,54 @@ def test_full_disk_exits_1(photo, tiny, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA error:\nout of memory"), "CUDA error: out of memory"),
+        (ValueError("the reward of coalition 3 is NaN"), "coalition 3 is NaN"),
+    ],
+)
+def test_failures_during_the_search_exit_1(error, said, photo, tiny, monkeypatch, tmp_path, capsys):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("moxi_lite.search.explain", fails)
+    out = tmp_path / "new" / "folder"
+    assert cli.main(["explain", str(photo), "--out", str(out)]) == 1
+    assert said in error_of(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_lack_of_memory_while_loading_exits_1(photo, monkeypatch, tmp_path, capsys):
+    def load(name, **_):
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr("moxi_lite.models.load_model", load)
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 1
+    assert "CUDA out of memory." in error_of(capsys)
+
+
+def test_an_empty_folder_that_was_there_stays(tmp_path):
+    assert cli.main(["explain", str(tmp_path / "none.jpg"), "--out", str(tmp_path)]) == 2
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("name", set_sum_models.SET_SUM_MODELS)
+def test_shipped_models_can_be_explained(name, photo, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(set_sum_models, "WEIGHTS_FOLDER", tmp_path)
+    torch.manual_seed(0)
+    card = {"data": {"source": "nothing"}}
+    set_sum_models.save_set_sum(name, set_sum_models.build_set_sum(name), card, tmp_path)
+    out = tmp_path / "out"
+    arguments = ["--model", name, "--stop", "none", "--device", "cpu", "--out", str(out)]
+    assert cli.main(["explain", str(photo), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "4 of 4 patches" in printed and "instead of token deletion" not in printed
+    assert cli.main(["explain", str(photo), *arguments, "--grid", "4x4", "--budget", "1"]) == 0
+    assert "instead of token deletion" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("photo", "stem"),
     [
         ("a/b/cat.jpg", "cat"),
@@ -212,9 +261,11 @@ def test_models_are_grouped(capsys):
     out = capsys.readouterr().out
     assert "tokens can be deleted" in out and "  vit_tiny_patch16_224\n" in out
     assert cli.main(["models"]) == 0
-    packaged, plain, others = capsys.readouterr().out.strip().split("\n\n")
+    packaged, plain, others, *shipped = capsys.readouterr().out.strip().split("\n\n")
     assert packaged.splitlines()[1:] == ["  efficientnet_lite0"]
     assert "  deit_tiny_patch16_224" in plain.splitlines()
+    listed = [line.strip() for group in shipped for line in group.splitlines()[1:]]
+    assert listed == available_models("set_sum_*")
     assert "  resnet18" in others.splitlines() and "siglip_224" not in plain
     assert cli.main(["models", "resnet1?"]) == 0
     assert "  resnet18" in capsys.readouterr().out

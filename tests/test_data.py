@@ -89,6 +89,8 @@ def test_addresses_that_yield_no_image(web):
     base, files = web
     with pytest.raises(ImagesUnavailableError, match="answers 404"):
         load_image(f"{base}missing.png")
+    with pytest.raises(ImagesUnavailableError, match=r"my photo\.jpg cannot be loaded: "):
+        load_image("http://127.0.0.1/my photo.jpg")
     with pytest.raises(ImagesUnavailableError, match=r"cannot be loaded: .*refused"):
         load_image("http://127.0.0.1:9/cat.jpg")
     files["/page.html"] = b"<html>a page about cats</html>"

@@ -8,9 +8,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from moxi_lite import _weights
+from moxi_lite import _weights, set_sum_models
+from moxi_lite import models as models_module
 from moxi_lite._weights import cached_weights, why_unreachable
 from moxi_lite.data import imagenet_samples, sample_photo
 from moxi_lite.models import (
@@ -225,7 +228,9 @@ def test_natural_grids(tiny_vit):
         ({"grid": (0, 4)}, "grid must be a positive"),
         ({"grid": 33}, "more patches a side"),
         ({"class_names": ["one"]}, "got 1 class_names for a model of 2 classes"),
-        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "gpu"}, r"unknown device 'gpu'\. Available: cpu"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' cannot be used here\. Available: cpu"),
+        ({"device": "meta"}, "device 'meta' cannot be used here"),
         ({"fallback": "efficientnet_lite0"}, "own module has its weights"),
     ],
 )
@@ -249,6 +254,46 @@ def test_own_module_is_tried_on_zeros(forward, kind, message):
     module.forward = forward
     with pytest.raises(kind, match=message):
         load_model(module, input_size=32)
+
+
+@pytest.mark.parametrize("arguments", [{"input_size": 8}, {"class_names": ["one"]}])
+def test_a_refused_module_is_given_back_as_it_was(arguments):
+    class Picky(MeanNet):
+        def forward(self, x):
+            return super().forward(x[:, :, :16, :16].reshape(-1, 3, 16, 16))
+
+    module = Picky().train()
+    module.dropout.eval()
+    with pytest.raises(ValueError):
+        load_model(module, **({"input_size": 32} | arguments))
+    assert module.training and not module.dropout.training
+    assert module.scale.requires_grad
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "set_sum_cnn"])
+def test_devices_are_checked_before_weights_are_loaded(name, device, monkeypatch):
+    def never(*_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(models_module, "load_named_or_fallback", never)
+    monkeypatch.setattr(models_module, "load_set_sum", never)
+    with pytest.raises(ValueError, match="cannot be used here"):
+        load_model(name, device=device)
+
+
+def test_the_grid_of_a_vit_follows_the_size_it_is_fed():
+    module = VisionTransformer(
+        img_size=32,
+        patch_size=8,
+        embed_dim=8,
+        depth=1,
+        num_heads=1,
+        num_classes=2,
+        dynamic_img_size=True,
+    )
+    assert load_model(module, input_size=(48, 32)).grid == (6, 4)
+    assert load_model(module, input_size=32).grid == (4, 4)
 
 
 # --- names ----------------------------------------------------------------------------------
@@ -282,6 +327,31 @@ def test_available_models():
     assert names[0] == "efficientnet_lite0"
     assert "vit_small_patch14_dinov2" not in names
     assert available_models("nothing*") == []
+
+
+def test_shipped_models_are_listed_if_their_weights_are_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(models_module, "WEIGHTS_FOLDER", tmp_path)
+    assert available_models("set_sum_*") == []
+    (tmp_path / "set_sum_vit.safetensors").touch()
+    assert available_models("set_sum_*") == ["set_sum_vit"]
+
+
+def test_names_of_shipped_models_are_known():
+    models_module.check_model_name("set_sum_cnn")
+    with pytest.raises(ValueError, match="Did you mean 'set_sum_cnn'"):
+        load_model("set_sum_cn")
+
+
+def test_shipped_models_are_loaded_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(set_sum_models, "WEIGHTS_FOLDER", tmp_path)
+    for name, drop_as in (("set_sum_cnn", "zero"), ("set_sum_vit", None)):
+        card = {"data": {"source": "nothing"}}
+        set_sum_models.save_set_sum(name, set_sum_models.build_set_sum(name), card, tmp_path)
+        model = load_model(name, device="cpu")
+        assert (model.name, model.grid, model.n_classes) == (name, (2, 2), 31)
+        assert model.drop_as == drop_as and "shipped" in model.source
+        with pytest.raises(ValueError, match="shipped whole"):
+            load_model(name, mean=0.5)
 
 
 def test_imagenet_names():
@@ -339,20 +409,81 @@ def test_a_fallback_without_weights_fails_naming_both(offline):
         load_model("vit_tiny_patch16_224", fallback="deit_tiny_patch16_224")
 
 
-def test_a_broken_file_in_the_cache_is_named(offline):
-    folder = offline / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+@pytest.fixture
+def snapshot(offline):
+    """Folder of the local cache that holds the weights of resnet10t."""
+    repository = timm.get_pretrained_cfg("resnet10t").hf_hub_id
+    folder = offline / f"models--{repository.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc").mkdir(parents=True)
-    (folder / "snapshots" / "abc" / "model.safetensors").write_bytes(b"not weights")
+    return folder / "snapshots" / "abc"
+
+
+def test_a_broken_file_in_the_cache_is_named(snapshot):
+    path = snapshot / "model.safetensors"
+    path.write_bytes(b"not weights")
     with pytest.raises(WeightsUnavailableError, match=r"cannot be used.*\nDelete .*safetensors"):
-        load_model("vit_tiny_patch16_224")
+        load_model("resnet10t")
+    save_file(timm.create_model("resnet10t").state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsUnavailableError, match=r"cannot be used.*\nDelete .*safetensors"):
+        load_model("resnet10t")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_of_another_network_are_refused(file, snapshot):
+    stored = timm.create_model("resnet10t", num_classes=3).state_dict()
+    save = save_file if file.endswith("safetensors") else torch.save
+    save(stored, snapshot / file)
+    with pytest.raises(WeightsUnavailableError, match=r"(?s)another network.*fc\.weight.*Delete"):
+        load_model("resnet10t")
+
+
+def test_both_formats_give_the_same_network(snapshot):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stored = timm.create_model("resnet10t").state_dict()
+    x = torch.rand(1, 3, *timm.get_pretrained_cfg("resnet10t").input_size[1:])
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in stored.items()}},
+        snapshot / "pytorch_model.bin",
+    )
+    pickled = load_model("resnet10t", device="cpu")
+    assert "state_dict" not in pickled.module.pretrained_cfg
+    save_file(stored, snapshot / "model.safetensors")
+    safe = load_model("resnet10t", device="cpu")
+    assert torch.equal(pickled.logits(x), safe.logits(x))
+    assert torch.equal(safe.module.fc.weight, stored["fc.weight"])
+
+
+class _Dangerous:
+    def __reduce__(self):
+        return print, ("code from a weights file was run",)
+
+
+def test_code_in_a_weights_file_is_not_run(snapshot, capsys):
+    torch.save({"fc.weight": _Dangerous()}, snapshot / "pytorch_model.bin")
+    with pytest.raises(WeightsUnavailableError, match="cannot be used"):
+        load_model("resnet10t")
+    assert "was run" not in capsys.readouterr().out
+
+
+def test_other_failures_are_not_blamed_on_the_file(snapshot, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("not enough memory")
+
+    save_file(timm.create_model("resnet10t").state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(timm, "create_model", full)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        load_model("resnet10t", fallback="efficientnet_lite0")
 
 
 def test_why_unreachable(web):
     base, _ = web
     assert why_unreachable(base) is None  # 404 is an answer
     assert "refused" in why_unreachable("http://127.0.0.1:9")
+    assert "control characters" in why_unreachable("http://127.0.0.1/a b")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -60,6 +62,22 @@ def test_without_package_and_npm_the_cdn_is_used_and_said(
     settings = yaml.safe_load(config)["sphinx"]["config"]
     assert settings["mathjax_path"] == build_book.MATHJAX_CDN
     assert "NOTICE" in capsys.readouterr().out
+
+
+def test_of_an_archive_only_plain_files_of_mathjax_are_written(tmp_path: Path) -> None:
+    archive = tmp_path / "mathjax.tgz"
+    with tarfile.open(archive, "w:gz") as members:
+        for name in ("package/es5/a/b.js", "package/es5/../../evil.js", "package/c.js", "/d.js"):
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            members.addfile(member, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("package/es5/link.js")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        members.addfile(link)
+    folder = tmp_path / "out" / "in"
+    assert build_book.unpack_es5(archive, folder) == folder / "package" / "es5"
+    files = [path for path in (tmp_path / "out").rglob("*") if not path.is_dir()]
+    assert files == [folder / "package" / "es5" / "a" / "b.js"]
 
 
 def test_the_zip_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
+import setup_venv
 import steps
 from _common import ROOT
 
@@ -37,6 +40,46 @@ def test_a_missing_or_too_old_python_is_named(python: str) -> None:
 def test_the_steps_of_a_target_call_scripts_that_exist(target: str) -> None:
     for step in steps.steps_of(target, "ci"):
         assert step.command[0] == "-m" or (ROOT / step.command[0]).is_file()
+
+
+def test_slow_tests_are_run_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(slow: bool) -> list[str]:
+        return next(s.command for s in steps.steps_of("test", "ci", slow) if "pytest" in s.command)
+
+    assert "not slow" in words(False) and "not slow" not in words(True)
+    assert "SLOW=1" in make("help").stdout
+    for value, wanted in (("1", True), ("0", False), ("", False)):
+        monkeypatch.setenv("SLOW", value)
+        assert steps.wants_slow_tests() == wanted
+
+
+@pytest.mark.parametrize("line", ["version = 3.10.4", "version_info = 3.10.4.final.0"])
+def test_another_python_makes_a_new_environment(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    venv = tmp_path / ".venv"
+    venv.mkdir()
+    (venv / "pyvenv.cfg").write_text(f"home = /usr/bin\n{line}\ncommand = python -m venv {venv}\n")
+    ran: list[list[str]] = []
+    monkeypatch.setattr(setup_venv, "VENV", venv)
+    monkeypatch.setattr(setup_venv, "_works", lambda *_: True)
+    monkeypatch.setattr(setup_venv, "_run", lambda command, _: ran.append(command))
+    setup_venv.create()
+    assert ran and ran[0][:3] == [sys.executable, "-m", "venv"]
+    assert not venv.exists(), "the old one is gone"
+    assert "made with Python 3.10" in capsys.readouterr().out
+
+    ran.clear()
+    venv.mkdir()
+    here = ".".join(map(str, sys.version_info[:3]))
+    (venv / "pyvenv.cfg").write_text(f"version = {here}\ncommand = python -m venv {venv}\n")
+    setup_venv.create()
+    assert ran == [] and capsys.readouterr().out == ""
+
+
+def test_the_key_of_the_environment_names_the_python() -> None:
+    assert setup_venv.key((3, 12)) != setup_venv.key((3, 13))
+    assert setup_venv.key() == setup_venv.key(sys.version_info[:2])
 
 
 def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:

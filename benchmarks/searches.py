@@ -1,0 +1,175 @@
+"""Full insertion and deletion: share of the machine's peak, and speed against the reference."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+from typing import Any
+
+import torch
+
+from benchmarks import flops, reference
+from benchmarks.steps import sampled_steps, state, step
+from benchmarks.subjects import Subject
+from benchmarks.timing import Timing, clock, integrate, interleave, product
+from moxi_lite.patch_game import PatchGame
+from moxi_lite.search import MODES, explain
+
+PRECISIONS: dict[str, torch.dtype | str | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "mixed": "mixed",
+}
+
+
+def measure_searches(subject: Subject, n_samples: int, rounds: int) -> dict[str, Any]:
+    """Time sampled steps of ours and the reference's, and integrate them over all steps.
+
+    Returns
+    -------
+    dict
+        ``seconds`` of full searches by competitor and mode, extrapolated from the samples;
+        ``peak_flop_per_s`` of a large matrix product by dtype; ``flop_per_s`` of the two full
+        searches together, counting what runs (``executed``) and what plain forward passes of the
+        same coalitions would need (``plain``).  All three again by processor time, ``cpu_...``.
+    """
+    model, image, device = subject.model, subject.images[0], subject.model.device
+    shape = flops.Shape.of(model.module)
+    n = shape.n_patches
+    games = {name: PatchGame(model, image, dtype=dtype) for name, dtype in PRECISIONS.items()}
+    memory = _memory(games["fp32"], subject)
+    for game in games.values():  # first runs allocate and tune
+        step(game, state(n, n - n // 10, "insertion"), "insertion")
+    products = {name: product(dtype, device) for name, dtype in _DTYPES.items()}
+    sampled = sampled_steps(n, n_samples)
+    timings: dict[str, dict[str, dict[int, Timing]]] = {}
+    peaks: dict[str, list[Timing]] = {name: [] for name in products}
+    for mode in MODES:
+        for k in sampled:
+            jobs = {
+                name: lambda game=game, k=k, mode=mode: step(game, state(n, k, mode), mode)
+                for name, game in games.items()
+            }
+            jobs["reference"] = lambda k=k, mode=mode: reference.step(
+                model.module, image.to(device), games["fp32"].target, list(range(k)), mode
+            )
+            jobs |= {f"product {name}": work for name, (work, _) in products.items()}
+            for name, timing in interleave(jobs, rounds, device).items():
+                if name.startswith("product "):
+                    peaks[name.removeprefix("product ")].append(timing)
+                else:
+                    timings.setdefault(name, {}).setdefault(mode, {})[k] = timing
+
+    def work(name: str, mode: str):
+        if name == "reference":
+            return lambda k: flops.reference_step_flops(shape, k, mode)
+        return lambda k: flops.step_flops(shape, k, mode, plain=False)
+
+    def total(kind: str) -> dict[str, dict[str, float]]:
+        return {
+            name: {
+                mode: integrate(
+                    n, {k: getattr(t, kind) for k, t in steps.items()}, work(name, mode)
+                )
+                for mode, steps in of_mode.items()
+            }
+            for name, of_mode in timings.items()
+        }
+
+    counted = {
+        kind: {mode: flops.search_flops(shape, mode, plain=kind == "plain") for mode in MODES}
+        for kind in ("executed", "plain")
+    }
+    results: dict[str, Any] = {
+        "steps_sampled": sampled,
+        "rounds": rounds,
+        "flop_of_search": counted,
+        "flop_of_reference": {
+            mode: sum(flops.reference_step_flops(shape, k, mode) for k in range(n))
+            for mode in MODES
+        },
+        "memory": memory,
+    }
+    for clock_name, prefix in (("wall", ""), ("cpu", "cpu_")):
+        seconds = total(clock_name)
+        results[f"{prefix}seconds"] = seconds
+        results[f"{prefix}peak_flop_per_s"] = {
+            name: products[name][1] / statistics.median(getattr(t, clock_name) for t in peaks[name])
+            for name in products
+        }
+        results[f"{prefix}flop_per_s"] = {
+            name: {
+                kind: sum(counted[kind].values()) / sum(seconds[name].values()) for kind in counted
+            }
+            for name in products
+        }
+    return results
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def measure_flip(subject: Subject, reference_insertion: float) -> dict[str, Any]:
+    """Time explanations to the flip, the game's making included, for every image.
+
+    They are compared with a full insertion of the reference (a user who wants to know which few
+    patches suffice has no other way in code without a stop rule), and with a reference that
+    stops at the flip too.
+    """
+    rows = []
+    for image in subject.images:
+        found: dict[str, Any] = {}
+        for name, dtype in (("fp32", None), ("mixed", "mixed")):
+
+            def run(name=name, dtype=dtype, image=image, found=found):
+                game = PatchGame(subject.model, image, dtype=dtype)
+                found[name] = explain(game, "insertion", stop="flip"), game.target
+
+            found[f"{name} seconds"] = clock(run, subject.model.device)[0]
+        explanation, target = found["fp32"]
+        patches = len(explanation.order)
+        row = {
+            "patches": patches,
+            "seconds": found["fp32 seconds"],
+            "mixed_seconds": found["mixed seconds"],
+            "times_faster_than_full_reference": reference_insertion / found["fp32 seconds"],
+            "mixed_times_faster_than_full_reference": reference_insertion / found["mixed seconds"],
+        }
+        if not rows:
+            stopping = clock(
+                lambda image=image, target=target, patches=patches: reference.search(
+                    subject.model.module,
+                    image.to(subject.model.device),
+                    target,
+                    "insertion",
+                    n_steps=patches,
+                    until_flip=True,
+                ),
+                subject.model.device,
+            )[0]
+            row["times_faster_than_reference_to_the_flip"] = stopping / found["fp32 seconds"]
+        rows.append(row)
+    return {"images": rows, "median": _medians(rows)}
+
+
+def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    keys = sorted({key for row in rows for key in row})
+    return {key: statistics.median(row[key] for row in rows if key in row) for key in keys}
+
+
+def _memory(game: PatchGame, subject: Subject) -> dict[str, float] | None:
+    """MiB that the process grows by in the largest step of ours and then of the reference."""
+    if subject.model.device.type != "cpu":
+        return None
+    image = subject.images[0]
+    start = _peak_mib()
+    step(game, state(game.n_players, 0, "deletion"), "deletion")
+    ours = _peak_mib()
+    reference.step(subject.model.module, image, game.target, [], "deletion")
+    return {"moxi_lite_mib": ours - start, "reference_mib": _peak_mib() - start}
+
+
+def _peak_mib() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
