@@ -349,8 +349,8 @@ def test_shipped_models_are_loaded_whole(monkeypatch, tmp_path):
         set_sum_models.save_set_sum(name, set_sum_models.build_set_sum(name), card, tmp_path)
         model = load_model(name, device="cpu")
         assert (model.name, model.grid, model.n_classes) == (name, (2, 2), 31)
-        assert model.drop_as == drop_as and "shipped" in model.source
-        with pytest.raises(ValueError, match="shipped whole"):
+        assert model.drop_as == drop_as and "moxi-lite" in model.source
+        with pytest.raises(ValueError, match="comes whole"):
             load_model(name, mean=0.5)
 
 
