@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -88,23 +87,6 @@ def calibration_error(logits: Tensor, labels: npt.NDArray[np.int64]) -> float:
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs((confidence - right)[bins == b].sum()) for b in range(BINS)]
     return round(float(sum(gaps) / len(labels)), 4)
-
-
-def fit_temperature(network: nn.Module, source: str, n: int = 5000) -> float:
-    """Temperature of the softmax that minimises the loss on validation composites."""
-    composites = set_sum_composites(n, "validation", seed=SEED, source=source)
-    logits, labels = predict(network, composites.images), torch.from_numpy(composites.labels)
-    candidates = np.exp(np.linspace(np.log(0.25), np.log(4), 281))
-    losses = [F.cross_entropy(logits / float(t), labels).item() for t in candidates]
-    return float(candidates[int(np.argmin(losses))])
-
-
-def scale_logits(network: nn.Module, temperature: float) -> None:
-    """Divide the last layer by the temperature, so that the network is calibrated by itself."""
-    head = network.get_submodule("head")
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter /= temperature
 
 
 def absent_cells(network: nn.Module, composites: SetSumComposites, n: int = 1000) -> dict[str, Any]:

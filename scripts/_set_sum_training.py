@@ -33,12 +33,12 @@ class Recipe:
 
 RECIPES = {
     "cnn": Recipe(
-        steps=3000,
+        steps=4000,
         digit_steps=300,
         digit_batch=256,
         batch_cells=512,
         learning_rate=3e-3,
-        hold=0.0,
+        hold=0.3,
         weight_decay=0.05,
         warmup=50,
         distortion=1.0,
@@ -46,15 +46,15 @@ RECIPES = {
         cell_weight=0.0,
     ),
     "vit": Recipe(
-        steps=3000,
+        steps=10_000,
         digit_steps=300,
         digit_batch=512,
         batch_cells=512,
         learning_rate=1e-3,
-        hold=0.3,
+        hold=0.4,
         weight_decay=0.05,
         warmup=50,
-        distortion=1.0,
+        distortion=0.8,
         presence_weight=10.0,
         cell_weight=1.0,
     ),
@@ -174,7 +174,7 @@ class VitTrainee(nn.Module):
     its tokens, and the digits that are there from the class token.
     """
 
-    visible_odds = (0.1, 0.15, 0.2, 0.55)  # of one to four visible cells, after the single digits
+    visible_odds = (0.1, 0.15, 0.25, 0.5)  # of one to four visible cells, after the single digits
 
     def __init__(self, network: VisionTransformer, recipe: Recipe) -> None:
         super().__init__()

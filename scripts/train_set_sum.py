@@ -26,7 +26,7 @@ from typing import Any
 import timm
 import torch
 from _common import BUILD, ROOT, fail, say
-from _set_sum_evaluation import evaluate, fit_temperature, scale_logits
+from _set_sum_evaluation import evaluate
 from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
 from torch import nn
 
@@ -189,17 +189,12 @@ def main() -> None:
     trainee, progress = train(options, recipe, sampler)
 
     network = trainee.network.eval().to(memory_format=torch.contiguous_format)
-    temperature = fit_temperature(network, options.source)
-    before = evaluate(network, options.composites, options.source)["calibration_error"]
-    scale_logits(network, temperature)
     rounded = {
         key: tensor.half().float() if tensor.is_floating_point() else tensor
         for key, tensor in network.state_dict().items()
     }
     network.load_state_dict(rounded)  # as stored, so that the figures are those of the file
     results = evaluate(network, options.composites, options.source)
-    results["calibration_error_before"] = before
-    results["temperature"] = round(temperature, 4)
     name = f"set_sum_{options.model}"
     command = f"python scripts/train_set_sum.py --model {options.model} --seed {options.seed}"
     command += f" --source {options.source} --threads {options.threads} --dtype {options.dtype}"
