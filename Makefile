@@ -14,7 +14,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test notebooks bench clean
+.PHONY: help book test notebooks bench study clean
 
 help:  ## list the targets
 	@echo 'Targets of moxi-lite (each sets up .venv by itself):'
@@ -30,6 +30,9 @@ notebooks:  ## only run the notebooks; make notebooks PROFILE=ci picks the profi
 	$(run_steps)
 
 bench:  ## measure speed, as ratios in one run, to _build/bench.json
+	$(run_steps)
+
+study:  ## go on with the ImageNet studies behind results/imagenet: hours, resumable
 	$(run_steps)
 
 clean:  ## delete everything that was built, .venv included

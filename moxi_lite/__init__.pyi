@@ -33,8 +33,10 @@ from .interactive import SliderHTML, reveal
 from .models import Classifier, available_models, load_model
 from .patch_game import Outcome, PatchGame
 from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
+from .results import stored_result, stored_study
 from .search import Optimum, Step, explain, explain_many, optimal_sets
 from .study import StudyResult, run_study, study_curves
+from .target_class import ClassExplanation, explain_class
 from .values import (
     ShapleyEstimate,
     estimate_shapley,
@@ -54,6 +56,7 @@ __all__ = [
     "SAMPLE_PHOTOS",
     "AverageCurve",
     "CachedGame",
+    "ClassExplanation",
     "Classifier",
     "CountingGame",
     "Curve",
@@ -81,6 +84,7 @@ __all__ = [
     "digit_pool",
     "estimate_shapley",
     "explain",
+    "explain_class",
     "explain_many",
     "figure1_strip",
     "full_context_interaction",
@@ -105,6 +109,8 @@ __all__ = [
     "set_sum_composites",
     "set_sum_labels",
     "shapley_values",
+    "stored_result",
+    "stored_study",
     "study_curves",
     "tabulate",
 ]

@@ -12,6 +12,7 @@ from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ def _run(block: nn.Module, tokens: Tensor, n_read: int) -> Tensor:
     attention = cast(Attention, block.attn)
     tokens_read = tokens[:, :n_read]
     tokens_read = tokens_read + block.ls1(_attend(attention, block.norm1(tokens), n_read))
-    return tokens_read + block.ls2(block.mlp(block.norm2(tokens_read)))
+    return tokens_read + block.ls2(_transform(block.mlp, block.norm2(tokens_read)))
 
 
 def _is_familiar(block: nn.Module) -> TypeGuard[Block]:
@@ -61,6 +62,20 @@ def _is_familiar(block: nn.Module) -> TypeGuard[Block]:
         and {name for name, _ in block.named_children()} <= _BLOCK_PARTS
         and {name for name, _ in block.attn.named_children()} <= _ATTENTION_PARTS
     )
+
+
+def _transform(mlp: nn.Module, tokens: Tensor) -> Tensor:
+    """Run the MLP; the largest activation of a block is then overwritten, not copied."""
+    if (
+        type(mlp) is not Mlp
+        or type(mlp.fc1) is not nn.Linear
+        or type(mlp.act) is not nn.GELU
+        or type(mlp.norm) is not nn.Identity
+    ):
+        return mlp(tokens)
+    hidden = mlp.fc1(tokens)
+    torch.ops.aten.gelu_(hidden, approximate=mlp.act.approximate)
+    return mlp.fc2(hidden)
 
 
 def _attend(attention: Attention, tokens: Tensor, n_read: int) -> Tensor:
@@ -91,6 +106,8 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # Two batched products beat the fused kernel, which computes in float32 on the CPU.
         m, heads, n_read, width = q.shape
-        scores = torch.bmm((q * scale).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
-        return torch.bmm(scores.softmax(dim=-1), v.flatten(0, 1)).view(m, heads, n_read, width)
+        q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+        ignored = q.new_empty(())  # beta=0: only the scaled product counts
+        scores = torch.baddbmm(ignored, q, k.transpose(1, 2), beta=0, alpha=scale)
+        return torch.bmm(scores.softmax(dim=-1), v).view(m, heads, n_read, width)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)

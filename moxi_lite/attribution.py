@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from moxi_lite._errors import unknown_name
 from moxi_lite._gradcam import Reshape, gradcam_map
 from moxi_lite._rollout import AttentionFunction, rollout_map
-from moxi_lite.game import FloatArray, Game, evaluate, player_count
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.game import FloatArray, Game, as_game, evaluate, player_count
+from moxi_lite.patch_game import PatchGame, outcomes
 from moxi_lite.search import MODES
 from moxi_lite.values import (
     RandomState,
@@ -136,6 +136,9 @@ def attribute(
         full-context Shapley values (Eq. 10) for deletion.
     ``"random"``
         Uniform random numbers in 0..1.
+
+    A game made with ``dtype="mixed"`` is sampled (Shapley, RISE) in bfloat16, whose rounding is
+    small beside the error of sampling.
     """
     if method == "moxi":
         raise ValueError(
@@ -172,13 +175,16 @@ def attribute(
         scores = pool_to_grid(shares, patch_game)
     elif method == "shapley":
         pairs = _equal_cost_permutations(n) if n_samples is None else n_samples
-        scores = estimate_shapley(game, "permutation", pairs, random_state, show_progress).values
+        sampled = _for_sampling(game)
+        scores = estimate_shapley(sampled, "permutation", pairs, random_state, show_progress).values
     elif method == "shapley-paper":
         iterations = _PAPER_ITERATIONS if n_samples is None else n_samples
-        scores = estimate_shapley(game, "paper", iterations, random_state, show_progress).values
+        sampled = _for_sampling(game)
+        scores = estimate_shapley(sampled, "paper", iterations, random_state, show_progress).values
     elif method == "rise":
         masks = _RISE_MASKS if n_samples is None else n_samples
-        scores = _rise(game, masks, np.random.default_rng(random_state), show_progress)
+        rng = np.random.default_rng(random_state)
+        scores = _rise(_for_sampling(game), masks, rng, show_progress)
     elif method == "moxi-":
         scores = self_context_shapley(game) if mode == "insertion" else full_context_shapley(game)
     else:
@@ -271,6 +277,13 @@ def _as_patch_game(game: Game, method: str) -> PatchGame:
             "For any game use 'shapley', 'shapley-paper', 'rise', 'moxi-' or 'random'."
         )
     return game
+
+
+def _for_sampling(game: Game) -> Game:
+    """Return the game in bfloat16 if it may screen in it: sampling errs by far more."""
+    if not (isinstance(game, PatchGame) and game.screens):
+        return game
+    return as_game(lambda rows: outcomes([(game, rows)], screening=True)[0].rewards, game.n_players)
 
 
 def _refuse_foreign(method: str, methods: tuple[str, ...], **options: object) -> None:

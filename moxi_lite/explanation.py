@@ -43,7 +43,7 @@ class Explanation:
         Candidate coalitions evaluated by the search (n(n+1)/2 when k = n); the two rewards
         ``f_empty`` and ``f_full`` come on top.
     mode : {"insertion", "deletion"}
-    stop_reason : {"all", "budget", "flip", "callable"}
+    stop_reason : {"all", "budget", "flip", "callable", "stuck"}
         Why the search ended.
     predictions, confidences : ndarray of shape (k,) or None
         Class predicted after each step and its probability, 0..1; None for games without classes.

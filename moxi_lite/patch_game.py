@@ -71,7 +71,7 @@ class PatchGame:
     dtype : torch.dtype or "mixed", optional
         Precision of the forward passes; rewards are always computed in float32.
         None means float32.  ``"mixed"`` lets `explain` screen candidates in bfloat16 and decide
-        among the best few in float32; everything else is float32.
+        among the best few in float32, and `attribute` sample in bfloat16; all else is float32.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Pictures of explanations: heatmaps over the image, Figure-1 strips, traces of the reward.
+"""Pictures of explanations: heatmaps over the image, Figure-1 strips, traces, averaged curves.
 
 Functions that take ``ax`` draw into it and return it; without ``ax`` they open a figure through
 pyplot, as matplotlib's own users expect.  Nothing here calls ``plt.show()``.
@@ -6,8 +6,12 @@ pyplot, as matplotlib's own users expect.  Nothing here calls ``plt.show()``.
 
 from __future__ import annotations
 
+import hashlib
+import html
 import io
+import json
 from collections.abc import Mapping
+from importlib import resources
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +21,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from moxi_lite.curves import AverageCurve
 from moxi_lite.explanation import Explanation
 from moxi_lite.heat import (
     HEAT,
@@ -50,6 +55,7 @@ _REWARD_NAMES = {
     "logit": "logit",
 }
 _VERBS = {"insertion": "inserted", "deletion": "removed"}
+_METRICS = {"correct": "accuracy", "probability": "probability", "log_odds": "log-odds"}
 
 
 def _new_axes(figsize: tuple[float, float]) -> Axes:
@@ -287,3 +293,107 @@ def figure1_strip(
         ax.set_title(f"{step} {verb}", fontsize="medium")
     grid[0, -1].set_title("heatmap (redder = earlier)", fontsize="medium")
     return figure
+
+
+def plot_average_curves(
+    averages: Mapping[str, AverageCurve],
+    ax: Axes | None = None,
+    *,
+    exact: Mapping[str, float] | None = None,
+) -> Axes:
+    """Draw averaged insertion or deletion curves with their intervals (Sec. 5.1, Figure 3).
+
+    Parameters
+    ----------
+    averages : mapping of str to AverageCurve
+        Label -> curve, all of one mode and metric. A label in `METHOD_COLORS` sets the colour.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    exact : mapping of str to float, optional
+        Label -> share of the patches, 0..1, beyond which they are only ranked: drawn dotted.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        In per cent, except for log-odds; labels for a legend say the number of images.
+
+    Raises
+    ------
+    ValueError
+        If there is no curve, or modes or metrics differ.
+    """
+    mode, metric = _one_kind(averages)
+    if ax is None:
+        ax = _new_axes((6, 4))
+    scale = 1 if metric == "log_odds" else 100
+    for order, (label, curve) in enumerate(averages.items()):  # the first lies on top
+        color = METHOD_COLORS.get(label, f"C{order}")
+        x, z = 100 * curve.fraction, 3 - order / len(averages)
+        last = np.searchsorted(curve.fraction, (exact or {}).get(label, 1.0) + 1e-9) - 1
+        low, high = scale * curve.lower, scale * curve.upper
+        ax.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=z)
+        y, name = scale * curve.mean, f"{label} (n = {curve.n_images})"
+        ax.plot(x[: last + 1], y[: last + 1], "-", color=color, label=name, zorder=z)
+        ax.plot(x[last:], y[last:], ":", color=color, zorder=z)
+    ax.set_xlabel(f"patches {_VERBS[mode]} (%)")
+    ax.set_ylabel(_METRICS[metric] + (" (nats)" if metric == "log_odds" else " (%)"))
+    return ax
+
+
+def average_curves_html(
+    *metrics: Mapping[str, AverageCurve], start: float = 0.04, title: str = ""
+) -> str:
+    """Write averaged curves as HTML, with a slider over the share of the patches (Figure 3).
+
+    Parameters
+    ----------
+    *metrics : mapping of str to AverageCurve
+        Label -> curve: once for the accuracy, and once for the probability if wanted.
+    start : float
+        Share of the patches, 0..1, at which the slider begins.
+    title : str
+        Read out by screen readers.
+
+    Returns
+    -------
+    str
+        One ``<div>`` that needs no other file: ``SliderHTML(html, title)`` shows it.
+
+    Raises
+    ------
+    ValueError
+        If there is no curve, or modes, lengths or labels differ, or a metric is the log-odds.
+    """
+    kinds = [_one_kind(averages) for averages in metrics or ({},)]
+    first = metrics[0]
+    n = len(next(iter(first.values())).fraction) - 1
+    everything = [(label, c) for averages in metrics for label, c in averages.items()]
+    kind = (kinds[0][0], n + 1, True)
+    alike = {(c.mode, len(c.fraction), c.metric != "log_odds") for _, c in everything} == {kind}
+    if not alike or [label for label, _ in everything] != [*first] * len(metrics):
+        raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
+    data = {
+        "n": n,
+        "start": int(start * n + 0.5),
+        "verb": _VERBS[kinds[0][0]],
+        "methods": list(first),
+        "colors": [METHOD_COLORS.get(label, "#000000") for label in first],
+        "images": [curve.n_images for curve in first.values()],
+        "metrics": {
+            _METRICS[named]: [np.round([c.mean, c.lower, c.upper], 4).tolist() for c in curves]
+            for (_, named), curves in zip(kinds, (m.values() for m in metrics), strict=True)
+        },
+    }
+    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    page = resources.files("moxi_lite").joinpath("curves.html").read_text(encoding="utf-8")
+    page = page.replace("@@TOKEN@@", hashlib.sha256(packed.encode()).hexdigest()[:16])
+    page = page.replace("@@TITLE@@", html.escape(title))
+    return page.replace("@@DATA@@", packed).rstrip("\n")
+
+
+def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:
+    """Mode and metric, which all curves of one picture share."""
+    kinds = sorted({(curve.mode, curve.metric) for curve in averages.values()})
+    if len(kinds) != 1:
+        raise ValueError(f"one picture shows curves of one mode and metric, not {kinds or 'none'}.")
+    return kinds[0]

@@ -17,6 +17,9 @@ from _common import BUILD, HTML, LOGS, PROFILES, ROOT, book_profile, fail, say
 PYTHON = str(setup_venv.PYTHON)
 
 
+STUDIED = ("vit_tiny_patch16_224", "deit_tiny_patch16_224", "efficientnet_lite0")
+
+
 @dataclass(frozen=True)
 class Step:
     """One command of a target."""
@@ -36,6 +39,13 @@ def steps_of(target: str, profile: str, slow: bool = False) -> list[Step]:
     return {
         "notebooks": [notebooks],
         "bench": [Step("measuring speed (about 5 minutes)", ["-m", "benchmarks.bench"])],
+        "study": [
+            Step(
+                f"studying ImageNet samples with {model}",
+                ["scripts/run_imagenet_study.py", "--model", model],
+            )
+            for model in STUDIED
+        ],
         "test": [
             Step("linting (ruff)", ["-m", "ruff", "check", "."]),
             Step("checking types (mypy)", ["-m", "mypy"]),
@@ -70,7 +80,7 @@ def wants_slow_tests() -> bool:
 def main() -> None:
     """Run one target."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=("book", "test", "notebooks", "bench"))
+    parser.add_argument("target", choices=("book", "test", "notebooks", "bench", "study"))
     target = parser.parse_args().target
     profile = default_profile(target)
     if profile not in PROFILES:

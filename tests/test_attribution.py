@@ -416,6 +416,21 @@ def test_shapley_is_close_to_the_exact_values():
     np.testing.assert_allclose(attribute(game, "shapley", random_state=0), [1, 1, 1], atol=0.1)
 
 
+@pytest.mark.parametrize("method", ["shapley", "shapley-paper", "rise"])
+def test_sampling_in_bfloat16_differs_by_less_than_a_seed_does(tiny_vit, pixels, method):
+    def scores(dtype, seed):
+        game = PatchGame(tiny_vit, pixels, target=1, dtype=dtype)
+        found = attribute(game, method, n_samples=20, random_state=seed)
+        return found, game.n_evaluations
+
+    exact, n_exact = scores(None, 0)
+    mixed, n_mixed = scores("mixed", 0)
+    other, _ = scores(None, 1)
+    rounding, sampling = np.abs(mixed - exact).max(), np.abs(other - exact).max()
+    assert n_mixed == n_exact
+    assert 0 < rounding < sampling / 3
+
+
 def test_moxi_without_interactions_follows_the_mode(tiny_vit, pixels):
     game = PatchGame(tiny_vit, pixels)
     np.testing.assert_array_equal(attribute(game, "moxi-"), self_context_shapley(game))

@@ -167,6 +167,8 @@ def test_a_broken_entry_is_named(tmp_path, text):
         ({"value": None, "tolerance": None}, {"value": 3, "n": 1000}, "reproduced"),
         ({"value": None, "n": None, "correction": "Minus."}, {"value": 90}, "corrected"),
         ({"correction": "Minus."}, None, "not attempted"),
+        ({"value": None, "n": None, "claimed": (85, 99)}, {"value": 90}, "reproduced"),
+        ({"value": None, "n": None, "claimed": (95, 99)}, {"value": 90}, "differs"),
     ],
 )
 def test_the_status_follows_from_claim_and_entry(toy, claim, entry, status):

@@ -1,0 +1,130 @@
+"""The stored results of long runs, wherever the book is read: repository, checkout or Colab."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pooch
+
+FOLDER_VARIABLE = "MOXI_LITE_RESULTS_DIR"
+_HERE = Path(__file__).resolve().parent.parent / "results"
+
+
+def stored_result(name: str) -> Path:
+    """Find a file of the repository's folder ``results/``, or fetch it.
+
+    Sought in this order: the folder ``$MOXI_LITE_RESULTS_DIR``, ``results/`` beside the package
+    (a checkout of the repository), ``results/`` in the current folder or one above it; and last
+    the project's repository, from which a file is downloaded into the cache.
+
+    Parameters
+    ----------
+    name : str
+        Path below ``results/``, such as ``"imagenet/vit_tiny_patch16_224.parquet"``.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If the name leaves the folder.
+    FileNotFoundError
+        If the file is neither here nor in the repository; near matches are listed.
+    """
+    relative = Path(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"{name!r} is not a path below results/: write imagenet/FILE.parquet.")
+    folders = _folders()
+    for folder in folders:
+        if (folder / relative).is_file():
+            return folder / relative
+    address = _address()
+    # Where there is a folder of results it is complete: a download would hide a mistyped name.
+    if folders or address is None:
+        raise FileNotFoundError(_not_found(name, folders))
+    try:
+        path = pooch.retrieve(
+            f"{address}/{relative.as_posix()}",
+            known_hash=None,
+            fname=relative.name,
+            path=pooch.os_cache("moxi_lite") / "results" / relative.parent,
+        )
+    except Exception as error:  # whatever the downloader raises: no network, no such file
+        raise FileNotFoundError(
+            f"the stored result {name!r} could not be fetched from {address} ({error}). Clone the "
+            f"repository, or set {FOLDER_VARIABLE} to a copy of its folder results/."
+        ) from error
+    return Path(path)
+
+
+def stored_study(model: str = "vit_tiny_patch16_224") -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read the stored ImageNet study of a model (Sec. 5).
+
+    Parameters
+    ----------
+    model : str
+        Name of the model as for `load_model`.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        One row for each image, method, mode and step, with the columns of `run_study`. Method
+        ``"shapley-paper"`` drew 200 iterations for some of the images, as the paper does, and
+        ``"shapley-paper-50"`` 50 for more.
+    provenance : dict
+        How each part of it came about: settings, seconds, hardware, images.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no study of that model is stored; see `stored_result`.
+    """
+    path = stored_result(f"imagenet/{model}.parquet")
+    record = stored_result(f"imagenet/{model}.json")
+    provenance: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    return pd.read_parquet(path), provenance
+
+
+def _folders() -> list[Path]:
+    """Folders of results at hand; the one that the user names must exist."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        if not Path(named).is_dir():
+            raise FileNotFoundError(f"{FOLDER_VARIABLE}={named} is not a folder.")
+        return [Path(named)]
+    here = Path.cwd()
+    nearby = [_HERE, *(folder / "results" for folder in (here, here.parent))]
+    return [folder for folder in nearby if (folder / "imagenet").is_dir()]
+
+
+def _address() -> str | None:
+    """Address of the repository's files, from the package's metadata."""
+    try:
+        links = metadata("moxi-lite").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return None
+    home = dict(link.split(", ", 1) for link in links).get("Repository", "")
+    if "github.com" not in home:
+        return None
+    return f"{home.replace('github.com', 'raw.githubusercontent.com')}/main/results"
+
+
+def _not_found(name: str, folders: list[Path]) -> str:
+    files = {
+        path.relative_to(folder).as_posix()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    near = difflib.get_close_matches(name, files, n=3) or sorted(files)[:6]
+    where = ", ".join(map(str, folders)) or "no folder results/"
+    hint = f" There is: {', '.join(near)}." if near else ""
+    return f"there is no stored result {name!r} ({where}).{hint}"

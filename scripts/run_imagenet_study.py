@@ -1,0 +1,269 @@
+"""Run the ImageNet studies of the book (Sec. 5), and store them under results/imagenet.
+
+    python scripts/run_imagenet_study.py --model vit_tiny_patch16_224
+    python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --phase insertion --images 60
+    python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --collect
+
+A study consists of phases (see PHASES), each a resumable study of `moxi_lite.run_study` in
+_build/studies/MODEL/PHASE.  Killed and started again, it goes on where it was; started several
+times at once, the processes share the images.  With --collect nothing is computed: what is
+finished is joined into results/imagenet/MODEL.parquet, with its provenance in MODEL.json.  That is
+also done after each image batch of a run.
+
+On 2 cores the defaults keep to the first steps of the greedy search (--budget); with a GPU pass
+--images 1000 --budget all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from _common import BUILD, ROOT, fail, say
+
+import moxi_lite as moxi
+from moxi_lite._files import write_atomically
+from moxi_lite._study_store import StudyFolder, parquet_bytes, provenance_of
+
+STUDIES = BUILD / "studies"
+RESULTS = ROOT / "results" / "imagenet"
+N_SAMPLES = 1000  # ImageNet sample images, one a class
+GOLDEN = (5**0.5 - 1) / 2
+SCORES = ("moxi-", "gradcam", "gradcam-eigen", "gradcam++", "gradcam++-eigen", "rollout", "rise")
+ON_CNN = tuple(method for method in SCORES if method != "rollout")
+BATCH = 5  # images between two joins of the table
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a study, with settings of its own.
+
+    Attributes
+    ----------
+    methods, modes : tuple of str
+    images : int
+        Correctly classified images by default.
+    dtype : str
+    n_samples : dict
+        Samples by method.
+    rename : dict
+        Names of methods in the joined table.
+    masking, grid
+        As for `moxi_lite.PatchGame`.
+    """
+
+    methods: tuple[str, ...]
+    modes: tuple[str, ...]
+    images: int
+    dtype: str = "mixed"
+    n_samples: tuple[tuple[str, int], ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    masking: str = "drop"
+    grid: tuple[int, int] | None = None
+
+
+BOTH = ("insertion", "deletion")
+RISE = (("rise", 1000),)
+
+
+def phases_of(model: str) -> dict[str, Phase]:
+    """List the phases for a model, the most wanted first."""
+    methods = ("moxi", *SCORES, "random")
+    if model == "vit_tiny_patch16_224":
+        sampler = {"methods": ("shapley-paper",), "modes": BOTH}
+        return {
+            "insertion": Phase(methods, ("insertion",), 60, n_samples=RISE),
+            "deletion": Phase(methods, ("deletion",), 60, n_samples=RISE),
+            "shapley-50": Phase(
+                **sampler,
+                images=60,
+                n_samples=(("shapley-paper", 50),),
+                rename=(("shapley-paper", "shapley-paper-50"),),
+            ),
+            "shapley-200": Phase(**sampler, images=20, n_samples=(("shapley-paper", 200),)),
+        }
+    if model.startswith(("deit", "vit")):
+        return {
+            "insertion": Phase(methods, ("insertion",), 20, n_samples=RISE),
+            "deletion": Phase(methods, ("deletion",), 20, n_samples=RISE),
+        }
+    methods = ("moxi", *ON_CNN, "random")
+    return {
+        "zero": Phase(methods, BOTH, 20, "float32", n_samples=RISE, masking="zero", grid=(7, 7))
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="vit_tiny_patch16_224", help="as for moxi.load_model")
+    parser.add_argument("--phase", action="append", help="only this phase (may be repeated)")
+    parser.add_argument(
+        "--images", type=int, help="correctly classified images a phase (default: the phase's)"
+    )
+    parser.add_argument(
+        "--budget",
+        default="insertion=0.4,deletion=0.2",
+        help="greedy steps as shares of the patches (default insertion=0.4,deletion=0.2), or all",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
+    parser.add_argument("--device", help="default: cuda if there is one")
+    parser.add_argument("--collect", action="store_true", help="compute nothing, join the tables")
+    options = parser.parse_args()
+    if options.threads < 1 or (options.images is not None and options.images < 1):
+        parser.error("--threads and --images must be 1 or more")
+    try:
+        options.budget = (
+            {}
+            if options.budget == "all"
+            else {k: float(v) for k, v in (pair.split("=") for pair in options.budget.split(","))}
+        )
+    except ValueError:
+        parser.error("--budget must look like insertion=0.4,deletion=0.2, or be all")
+    unknown = set(options.budget) - set(BOTH)
+    if unknown or any(not 0 < share <= 1 for share in options.budget.values()):
+        parser.error("--budget takes shares in 0..1 for insertion and deletion")
+    return options
+
+
+def spread() -> list[int]:
+    """Order the samples so that the first k are spread evenly over the classes, for every k."""
+    places = np.floor(np.arange(1, 3 * N_SAMPLES) * GOLDEN % 1 * N_SAMPLES).astype(int)
+    order = list(dict.fromkeys(places.tolist()))
+    return order + sorted(set(range(N_SAMPLES)) - set(order))
+
+
+def correctly_classified(model: moxi.Classifier, n: int) -> list[int]:
+    """Return the first n samples, in the order of `spread`, that the model classifies correctly."""
+    found: list[int] = []
+    for index in spread():
+        pixels = model.preprocess(moxi.imagenet_sample(index).image)
+        if int(model.logits(pixels[None]).argmax()) == index:
+            found.append(index)
+        if len(found) == n:
+            break
+    return found
+
+
+def collect(model: str) -> Path | None:
+    """Join the finished images of all phases; None if there are none."""
+    tables, record = [], {}
+    for name, phase in phases_of(model).items():
+        folder = StudyFolder(STUDIES / model / name)
+        if not folder.root.is_dir() or not folder.finished():
+            continue
+        settings = json.loads((folder.root / "settings.json").read_text(encoding="utf-8"))
+        shards = [folder.read_shard(image) for image in folder.finished()]
+        record[name] = published(provenance_of(settings, shards, folder.failures()))
+        for shard in shards:
+            tables.append(renamed(shard.table, dict(phase.rename)))
+    if not tables:
+        return None
+    whole = sorted_rows(pa.concat_tables(tables).unify_dictionaries().combine_chunks())
+    provenance = {
+        "format": "moxi-lite studies, joined",
+        "command": f"python scripts/run_imagenet_study.py --model {model}",
+        "model": model,
+        "phases": record,
+    }
+    brief = {"model": model, "phases": sorted(record)}
+    path = RESULTS / f"{model}.parquet"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, parquet_bytes(whole, brief))
+    text = json.dumps(provenance, indent=1)
+    write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
+    return path
+
+
+def sorted_rows(table: pa.Table) -> pa.Table:
+    """Sort by method, mode, image and step; similar rows side by side also compress well."""
+    by = ["method", "mode", "image", "step"]
+    keys = pa.table({name: table.column(name) for name in by})
+    keys = keys.cast(pa.schema([(name, pa.string()) for name in by[:-1]] + [("step", pa.int16())]))
+    return table.take(pc.sort_indices(keys, [(name, "ascending") for name in by]))
+
+
+def renamed(table: pa.Table, names: dict[str, str]) -> pa.Table:
+    """Rename methods."""
+    column = table.column("method").combine_chunks()
+    old = [names.get(name, name) for name in column.dictionary.to_pylist()]
+    new = pa.DictionaryArray.from_arrays(column.indices, pa.array(old, pa.string()))
+    return table.set_column(table.schema.get_field_index("method"), table.field("method"), new)
+
+
+def published(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what concerns the machine alone: host names and paths."""
+    environments = [
+        {key: value for key, value in environment.items() if key not in ("host", "platform")}
+        for environment in provenance["environments"]
+    ]
+    wanted = ("image", "sha256", "label", "predicted", "status", "n_evaluations", "seconds")
+    images = [{key: image[key] for key in wanted} for image in provenance["images"]]
+    return {**provenance, "environments": environments, "images": images}
+
+
+def run_phase(
+    model: moxi.Classifier, name: str, phase: Phase, indices: list[int], options: argparse.Namespace
+) -> None:
+    """Study the images of one phase, a few at a time, and join the table in between."""
+    n_patches = int(np.prod(phase.grid or model.grid))
+    budget = {
+        mode: max(1, int(options.budget[mode] * n_patches)) if mode in options.budget else None
+        for mode in phase.modes
+    }
+    for start in range(0, len(indices), BATCH):
+        result = moxi.run_study(
+            indices[start : start + BATCH],
+            model,
+            phase.methods,
+            phase.modes,
+            STUDIES / model.name / name,
+            budget=budget,
+            masking=phase.masking,
+            grid=phase.grid,
+            dtype=phase.dtype,
+            n_samples=dict(phase.n_samples) or None,
+        )
+        for image, reason in result.failed.items():
+            say(f"{name}: {image} failed: {reason}")
+        seconds = result.provenance["seconds"] / max(result.provenance["n_studied"], 1)
+        say(f"{name}: {result.provenance['n_studied']} images stored, {seconds:.0f} s an image")
+        collect(model.name)
+
+
+def main() -> None:
+    options = arguments()
+    phases = phases_of(options.model)
+    for name in options.phase or ():
+        if name not in phases:
+            fail(f"{options.model} has no phase {name!r}: expected {', '.join(phases)}.")
+    if not options.collect:
+        torch.set_num_threads(options.threads)
+        try:
+            model = moxi.load_model(options.model, device=options.device)
+        except (OSError, ValueError) as error:
+            fail(str(error))
+        wanted = {n: p for n, p in phases.items() if not options.phase or n in options.phase}
+        most = options.images or max(phase.images for phase in wanted.values())
+        indices = correctly_classified(model, most)
+        say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
+        for name, phase in wanted.items():
+            run_phase(model, name, phase, indices[: options.images or phase.images], options)
+    path = collect(options.model)
+    if path is None:
+        fail(f"no image of {options.model} is finished yet: run without --collect first.")
+    methods = pc.value_counts(pq.read_table(path).column("method")).to_pylist()
+    say(f"{path.relative_to(ROOT)}: {path.stat().st_size / 2**20:.2f} MiB, {len(methods)} methods")
+
+
+if __name__ == "__main__":
+    main()

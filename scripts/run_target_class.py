@@ -1,0 +1,243 @@
+"""Explain classes that the model does not predict (Sec. 5.2, Fig. 5), and store what was found.
+
+    python scripts/run_target_class.py
+    python scripts/run_target_class.py --pairs 30
+
+Most images are made of two photographs, so that it is known where each class is: the middle of
+one sample image of ImageNet on the left, of another on the right.  Pairs are taken in the order of
+the study (run_imagenet_study.py), two neighbours each, if both photographs are classified
+correctly and, side by side, their classes are the model's first and second choice.  The first
+choice is predicted; the second is the target.  The paper's own two classes (bull mastiff and
+tiger cat) and some photographs that hold two things come on top, as examples.
+
+Writes results/imagenet/target_class.parquet and target_class.json.  Killed and started again, it
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from _common import BUILD, ROOT, fail, say
+from run_imagenet_study import spread
+
+import moxi_lite as moxi
+from moxi_lite._files import write_atomically
+from moxi_lite._study_work import _environment
+from moxi_lite.target_class import explain_class
+
+SHARDS = BUILD / "studies" / "target_class"
+RESULTS = ROOT / "results" / "imagenet"
+MODEL = "vit_tiny_patch16_224"
+GRID = (7, 7)  # deletion runs on nearly all tokens: larger patches, so fewer candidates
+EXAMPLE_PAIRS = ((243, 282),)  # Fig. 5: bull mastiff, tiger cat
+PHOTOS = {"camera": "reflex camera", "coffee": "cup", "motorcycle": "disk brake"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image to explain: two sample images of ImageNet side by side, or a sample photograph."""
+
+    name: str
+    pixels: torch.Tensor
+    target: int
+    left: int = -1
+    right: int = -1
+    drawn: bool = False  # by the rule, and not as an example
+
+
+def side_by_side(model: moxi.Classifier, left: int, right: int) -> torch.Tensor:
+    """Join the middle halves of two sample images, preprocessed."""
+    quarter = model.input_size[1] // 4
+    halves = [
+        model.preprocess(moxi.imagenet_sample(index).image)[:, :, quarter : 3 * quarter]
+        for index in (left, right)
+    ]
+    return torch.cat(halves, dim=2)
+
+
+def best_two(model: moxi.Classifier, pixels: torch.Tensor) -> list[int]:
+    return model.logits(pixels[None])[0].topk(2).indices.tolist()
+
+
+def scene_of_pair(
+    model: moxi.Classifier, left: int, right: int, drawn: bool
+) -> tuple[Scene | None, list[int]]:
+    pixels = side_by_side(model, left, right)
+    best = best_two(model, pixels)
+    if set(best) != {left, right}:
+        return None, best
+    name = f"imagenet-{left:04d}-{right:04d}"
+    return Scene(name, pixels, best[1], left, right, drawn), best
+
+
+def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
+    """Yield the examples, then the pairs drawn by the rule."""
+    for name, target in PHOTOS.items():
+        pixels = model.preprocess(moxi.sample_photo(name))
+        yield Scene(f"photo-{name}", pixels, model.class_index(target))
+    for left, right in EXAMPLE_PAIRS:
+        scene, best = scene_of_pair(model, left, right, drawn=False)
+        if scene is not None:
+            yield scene
+        else:
+            say(f"{left} beside {right}: the best two classes are {best}, left out")
+    found = tried = 0
+    order = spread()
+    for left, right in zip(order[::2], order[1::2], strict=True):
+        if found == n_pairs:
+            break
+        if not all(is_correct(model, index) for index in (left, right)):
+            continue
+        tried += 1
+        scene, _ = scene_of_pair(model, left, right, drawn=True)
+        if scene is not None:
+            found += 1
+            yield scene
+    say(f"{found} of {tried} pairs have their two classes first and second")
+
+
+def is_correct(model: moxi.Classifier, index: int) -> bool:
+    return best_two(model, model.preprocess(moxi.imagenet_sample(index).image))[0] == index
+
+
+def parts_of(model: moxi.Classifier, scene: Scene) -> Iterator[dict[str, Any]]:
+    """Yield every explanation of one scene: name of the part, patches, and what the model said."""
+    game = moxi.PatchGame(model, scene.pixels, target=scene.target, grid=GRID)
+    predicted = moxi.PatchGame(model, scene.pixels, grid=GRID)
+    two = explain_class(game)
+    yield part("cleared", two.cleared)
+    if not set(two.cleared.predictions) <= {game.predicted, game.target}:  # otherwise the same
+        yield part("cleared, strictly", explain_class(game, follow=False).cleared)
+    k = 5  # patches compared where stage 2 was not reached
+    if two.highlighted is not None:
+        yield part("highlighted", two.highlighted)
+        k = len(two.highlighted)
+    yield part("predicted class", moxi.explain(predicted, mode="deletion", stop="flip"))
+    yield part("one stage", moxi.explain(game, mode="deletion", budget=k))
+    yield part("insertion", moxi.explain(game, stop="flip"))
+    for method in ("gradcam", "rollout"):
+        order = moxi.order_of(moxi.attribute(game, method))[:k]
+        yield {"part": method, "patch": order.tolist(), "stop_reason": "budget"}
+
+
+def part(name: str, ex: moxi.Explanation) -> dict[str, Any]:
+    return {
+        "part": name,
+        "patch": ex.order.tolist(),
+        "value": ex.values.tolist(),
+        "prediction": ex.predictions.tolist(),
+        "confidence": ex.confidences.tolist(),
+        "start": [
+            ex.f_full if ex.mode == "deletion" else ex.f_empty,
+            ex.start_prediction,
+            ex.start_confidence,
+        ],
+        "stop_reason": ex.stop_reason,
+        "n_evaluations": ex.n_evaluations,
+    }
+
+
+def study(model: moxi.Classifier, scene: Scene) -> dict[str, Any]:
+    started = time.perf_counter()
+    parts = list(parts_of(model, scene))
+    facts = _environment(str(model.device))
+    return {
+        "scene": scene.name,
+        "left": scene.left,
+        "right": scene.right,
+        "drawn": scene.drawn,
+        "target": scene.target,
+        "predicted": best_two(model, scene.pixels)[0],
+        "pixels_sha256": hashlib.sha256(model.display(scene.pixels).tobytes()).hexdigest(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "environment": {k: v for k, v in facts.items() if k != "host"},
+        "parts": parts,
+    }
+
+
+def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield one row a step; step 0 is the state before it, with patch -1."""
+    scene = {k: record[k] for k in ("scene", "left", "right", "drawn", "predicted", "target")}
+    for each in record["parts"]:
+        about = {**scene, "part": each["part"], "stop_reason": each["stop_reason"]}
+        if "value" in each:
+            value, prediction, confidence = each["start"]
+            said = {"value": value, "prediction": prediction, "confidence": confidence}
+            yield {**about, "step": 0, "patch": -1, **said}
+        for step, patch in enumerate(each["patch"]):
+            said = {
+                name: each[name][step] if name in each else default
+                for name, default in (("value", np.nan), ("prediction", -1), ("confidence", np.nan))
+            }
+            yield {**about, "step": step + 1, "patch": patch, **said}
+
+
+def collect(model: moxi.Classifier, names: list[str]) -> None:
+    """Join what is finished of the scenes named."""
+    paths = [SHARDS / f"{name}.json" for name in names]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    table = pd.DataFrame(row for record in records for row in rows_of(record))
+    types = dict.fromkeys(("left", "right", "predicted", "target", "step", "patch", "prediction"))
+    table = table.astype(dict.fromkeys(types, "int16") | {"value": "f4", "confidence": "f4"})
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / "target_class.parquet"
+    write_atomically(path, table.to_parquet(index=False, compression="zstd"))
+    environments = {json.dumps(each["environment"]) for each in records}
+    provenance = {
+        "format": "moxi-lite target classes",
+        "command": "python scripts/run_target_class.py",
+        "model": model.name,
+        "weights_sha256": model.weights_sha256,
+        "masking": "drop",
+        "grid": list(GRID),
+        "n_scenes": len(records),
+        "n_drawn": sum(each["drawn"] for each in records),
+        "seconds": round(sum(each["seconds"] for each in records), 1),
+        "environments": [json.loads(text) for text in sorted(environments)],
+        "scenes": [
+            {name: each[name] for name in ("scene", "pixels_sha256", "seconds")} for each in records
+        ],
+    }
+    text = json.dumps(provenance, indent=1)
+    write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=20, help="drawn by the rule (default 20)")
+    parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
+    parser.add_argument("--device", help="default: cuda if there is one")
+    options = parser.parse_args()
+    if options.pairs < 0 or options.threads < 1:
+        parser.error("--pairs must be 0 or more, --threads 1 or more")
+    torch.set_num_threads(options.threads)
+    try:
+        model = moxi.load_model(MODEL, device=options.device)
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    SHARDS.mkdir(parents=True, exist_ok=True)
+    names = []
+    for scene in scenes(model, options.pairs):
+        path = SHARDS / f"{scene.name}.json"
+        names.append(scene.name)
+        if not path.is_file():
+            record = study(model, scene)
+            write_atomically(path, json.dumps(record).encode())
+            say(f"{scene.name}: {record['seconds']:.0f} s")
+        collect(model, names)
+
+
+if __name__ == "__main__":
+    main()

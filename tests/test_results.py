@@ -1,0 +1,75 @@
+"""Stored results: where they are sought, and what is said when they are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from moxi_lite import results
+from moxi_lite.results import FOLDER_VARIABLE, stored_result, stored_study
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "imagenet").mkdir()
+    pd.DataFrame({"image": ["a"], "step": [0]}).to_parquet(tmp_path / "imagenet" / "tiny.parquet")
+    (tmp_path / "imagenet" / "tiny.json").write_text(json.dumps({"model": "tiny"}))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_a_study_is_its_table_and_its_provenance(folder: Path) -> None:
+    table, provenance = stored_study("tiny")
+    assert table.to_dict("list") == {"image": ["a"], "step": [0]}
+    assert provenance == {"model": "tiny"}
+
+
+def test_a_mistyped_name_lists_what_is_near(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"imagenet/tiny\.parquet"):
+        stored_result("imagenet/tinny.parquet")
+
+
+@pytest.mark.parametrize("name", ["../secret", "imagenet/../../x", "/etc/passwd"])
+def test_names_do_not_leave_the_folder(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not a path below results"):
+        stored_result(name)
+
+
+def test_the_named_folder_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        stored_result("imagenet/tiny.parquet")
+
+
+def test_the_folder_above_a_notebook_is_found(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("repository")
+    (home / "notebooks").mkdir()
+    folder.rename(home / "results")
+    monkeypatch.delenv(FOLDER_VARIABLE)
+    monkeypatch.setattr(results, "_HERE", home / "no_checkout" / "results")
+    monkeypatch.chdir(home / "notebooks")
+    assert stored_result("imagenet/tiny.json").samefile(home / "results/imagenet/tiny.json")
+
+
+def test_without_any_folder_the_repository_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def retrieve(url: str, **options: object) -> str:
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(results, "_HERE", tmp_path / "results")
+    monkeypatch.setattr(results, "_address", lambda: "https://example.org/results")
+    monkeypatch.setattr(results.pooch, "retrieve", retrieve)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"no network.*{FOLDER_VARIABLE}"):
+        stored_result("imagenet/tiny.json")
+    assert asked == ["https://example.org/results/imagenet/tiny.json"]
