@@ -109,9 +109,13 @@ def test_moxi_beats_moxi_without_interactions(insertion, visible):
     assert at(insertion, "MoXI - MoXI(-)", visible)["lower"] > 0
 
 
-def test_at_50_percent_the_intervals_do_not_overlap(insertion):
-    assert at(insertion, "MoXI", 50)["lower"] > at(insertion, "MoXI(-)", 50)["upper"]
-    assert at(insertion, "MoXI - MoXI(-)", 50)["lower_digits"] > 0  # nor is it one handwriting
+@pytest.mark.parametrize("visible", [50, 75])
+def test_the_intervals_of_both_do_not_overlap(insertion, visible):
+    assert at(insertion, "MoXI", visible)["lower"] > at(insertion, "MoXI(-)", visible)["upper"]
+
+
+def test_at_50_percent_it_is_not_one_handwriting(insertion):
+    assert at(insertion, "MoXI - MoXI(-)", 50)["lower_digits"] > 0
 
 
 @pytest.mark.parametrize("method", ["MoXI", "MoXI(-)", "Shapley"])
