@@ -75,7 +75,7 @@ def measure_scaling(device: str | None, rounds: int, plot: Path) -> dict[str, An
     fit = _fit(points, "seconds")
     _draw(points, fit, plot)
     cpu_fit = _fit(points, "cpu_seconds")
-    return {"points": points, "fit": fit, "cpu_fit": cpu_fit, "plot": str(plot)}
+    return {"points": points, "fit": fit, "cpu_fit": cpu_fit, "plot": plot.name}
 
 
 def _integrate_rows(shape: flops.Shape, mode: str, per_row: dict[int, float]) -> float:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -348,7 +348,7 @@ def average_curves_html(
     Parameters
     ----------
     *metrics : mapping of str to AverageCurve
-        Label -> curve: once for the accuracy, and once for the probability if wanted.
+        Label -> curve: one of the accuracy, of the probability, or one of each.
     start : float
         Share of the patches, 0..1, at which the slider begins.
     title : str
@@ -362,7 +362,7 @@ def average_curves_html(
     Raises
     ------
     ValueError
-        If there is no curve, or modes, lengths or labels differ, or a metric is the log-odds.
+        If there is no curve; modes, lengths or labels differ; a metric is log-odds or comes twice.
     """
     kinds = [_one_kind(averages) for averages in metrics or ({},)]
     first = metrics[0]
@@ -370,6 +370,7 @@ def average_curves_html(
     everything = [(label, c) for averages in metrics for label, c in averages.items()]
     kind = (kinds[0][0], n + 1, True)
     alike = {(c.mode, len(c.fraction), c.metric != "log_odds") for _, c in everything} == {kind}
+    alike = alike and len({*kinds}) == len(kinds)
     if not alike or [label for label, _ in everything] != [*first] * len(metrics):
         raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
     data = {
@@ -377,7 +378,7 @@ def average_curves_html(
         "start": int(start * n + 0.5),
         "verb": _VERBS[kinds[0][0]],
         "methods": list(first),
-        "colors": [METHOD_COLORS.get(label, "#000000") for label in first],
+        "colors": [to_hex(METHOD_COLORS.get(k, f"C{order}")) for order, k in enumerate(first)],
         "images": [curve.n_images for curve in first.values()],
         "metrics": {
             _METRICS[named]: [np.round([c.mean, c.lower, c.upper], 4).tolist() for c in curves]
@@ -387,8 +388,7 @@ def average_curves_html(
     packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     page = resources.files("moxi_lite").joinpath("curves.html").read_text(encoding="utf-8")
     page = page.replace("@@TOKEN@@", hashlib.sha256(packed.encode()).hexdigest()[:16])
-    page = page.replace("@@TITLE@@", html.escape(title))
-    return page.replace("@@DATA@@", packed).rstrip("\n")
+    return page.replace("@@TITLE@@", html.escape(title)).replace("@@DATA@@", packed).rstrip("\n")
 
 
 def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:

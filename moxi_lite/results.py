@@ -19,9 +19,11 @@ _HERE = Path(__file__).resolve().parent.parent / "results"
 def stored_result(name: str) -> Path:
     """Find a file of the repository's folder ``results/``, or fetch it.
 
-    Sought in this order: the folder ``$MOXI_LITE_RESULTS_DIR``, ``results/`` beside the package
-    (a checkout of the repository), ``results/`` in the current folder or one above it; and last
-    the project's repository, from which a file is downloaded into the cache.
+    Where ``$MOXI_LITE_RESULTS_DIR`` names a folder, only that is looked into.  Otherwise
+    ``results/`` beside the package (a checkout of the repository), in the current folder and in
+    the one above it, as far as they hold a folder ``imagenet``.  Only if there is none of these is
+    the file downloaded from the project's repository; the copy in the cache is kept, and is not
+    compared with the repository again.
 
     Parameters
     ----------
@@ -37,7 +39,8 @@ def stored_result(name: str) -> Path:
     ValueError
         If the name leaves the folder.
     FileNotFoundError
-        If the file is neither here nor in the repository; near matches are listed.
+        If the file is not in those folders (near matches are listed) or cannot be downloaded, or
+        ``$MOXI_LITE_RESULTS_DIR`` is not a folder.
     """
     relative = Path(name)
     if relative.is_absolute() or ".." in relative.parts:
@@ -55,7 +58,7 @@ def stored_result(name: str) -> Path:
             f"{address}/{relative.as_posix()}",
             known_hash=None,
             fname=relative.name,
-            path=pooch.os_cache("moxi_lite") / "results" / relative.parent,
+            path=pooch.os_cache("moxi-lite") / "results" / relative.parent,
         )
     except Exception as error:  # whatever the downloader raises: no network, no such file
         raise FileNotFoundError(
@@ -125,6 +128,9 @@ def _not_found(name: str, folders: list[Path]) -> str:
         if path.is_file()
     }
     near = difflib.get_close_matches(name, files, n=3) or sorted(files)[:6]
-    where = ", ".join(map(str, folders)) or "no folder results/"
+    where = f"in {', '.join(map(str, folders))}" if folders else "(nor any folder results/ here)"
     hint = f" There is: {', '.join(near)}." if near else ""
-    return f"there is no stored result {name!r} ({where}).{hint}"
+    return (
+        f"there is no stored result {name!r} {where}.{hint} If the repository's folder results/ is "
+        f"elsewhere, set {FOLDER_VARIABLE} to it."
+    )

@@ -48,7 +48,8 @@ class ClassExplanation:
     highlighted : Explanation or None
         Stage 2: patches removed from what stage 1 left, until the prediction turns; these the
         paper highlights. `f_full` is the target's reward of what stage 1 left, and in `image`
-        the patches that it cleared are grey. None if the target never came to be predicted.
+        the patches that it cleared are grey; `visible` still counts those as present. None if
+        the target never came to be predicted.
     """
 
     cleared: Explanation

@@ -7,7 +7,8 @@
 A study consists of phases (see PHASES), each a resumable study of `moxi_lite.run_study` in
 _build/studies/MODEL/PHASE.  Killed and started again, it goes on where it was; started several
 times at once, the processes share the images.  With --collect nothing is computed: what is
-finished is joined into results/imagenet/MODEL.parquet, with its provenance in MODEL.json.  That is
+finished is joined into results/imagenet/MODEL.parquet, with its provenance in MODEL.json, unless
+the table there holds curves that are not finished here.  That is
 also done after each image batch of a run.
 
 On 2 cores the defaults keep to the first steps of the greedy search (--budget); with a GPU pass
@@ -18,7 +19,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from _common import BUILD, ROOT, fail, say
+from filelock import FileLock
 
 import moxi_lite as moxi
 from moxi_lite._files import write_atomically
-from moxi_lite._study_store import StudyFolder, parquet_bytes, provenance_of
+from moxi_lite._study_store import StudyFolder, concatenate, parquet_bytes, provenance_of
 
 STUDIES = BUILD / "studies"
 RESULTS = ROOT / "results" / "imagenet"
@@ -113,7 +118,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--budget",
         default="insertion=0.4,deletion=0.2",
-        help="greedy steps as shares of the patches (default insertion=0.4,deletion=0.2), or all",
+        help="greedy steps as shares of the patches (default insertion=0.4,deletion=0.2), or all; "
+        "a mode left out has them all",
     )
     parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
     parser.add_argument("--device", help="default: cuda if there is one")
@@ -142,24 +148,38 @@ def spread() -> list[int]:
     return order + sorted(set(range(N_SAMPLES)) - set(order))
 
 
-def correctly_classified(model: moxi.Classifier, n: int) -> list[int]:
-    """Return the first n samples, in the order of `spread`, that the model classifies correctly."""
-    found: list[int] = []
-    for index in spread():
-        pixels = model.preprocess(moxi.imagenet_sample(index).image)
-        if int(model.logits(pixels[None]).argmax()) == index:
-            found.append(index)
-        if len(found) == n:
-            break
-    return found
+def classifies(model: moxi.Classifier, index: int) -> bool:
+    """Whether the model gets a sample right."""
+    pixels = model.preprocess(moxi.imagenet_sample(index).image)
+    return int(model.logits(pixels[None]).argmax()) == index
+
+
+def correctly_classified(models: Iterable[moxi.Classifier], n: int) -> list[int]:
+    """Return the first n samples, in the order of `spread`, that all models get right."""
+    every = tuple(models)
+    right = (index for index in spread() if all(classifies(model, index) for model in every))
+    return list(islice(right, n))
 
 
 def collect(model: str) -> Path | None:
-    """Join the finished images of all phases; None if there are none."""
+    """Join the finished images of all phases; None if there are none.
+
+    Processes that share a study take turns, so that a table never goes back behind a later one,
+    nor away from its provenance.
+    """
+    studies = STUDIES / model
+    if not studies.is_dir():
+        return None
+    with FileLock(studies / "collect.lock"):
+        return join(model)
+
+
+def join(model: str) -> Path | None:
+    """Do the work of `collect`."""
     tables, record = [], {}
     for name, phase in phases_of(model).items():
         folder = StudyFolder(STUDIES / model / name)
-        if not folder.root.is_dir() or not folder.finished():
+        if not folder.finished():
             continue
         settings = json.loads((folder.root / "settings.json").read_text(encoding="utf-8"))
         shards = [folder.read_shard(image) for image in folder.finished()]
@@ -168,7 +188,7 @@ def collect(model: str) -> Path | None:
             tables.append(renamed(shard.table, dict(phase.rename)))
     if not tables:
         return None
-    whole = sorted_rows(pa.concat_tables(tables).unify_dictionaries().combine_chunks())
+    whole = sorted_rows(concatenate(tables))
     provenance = {
         "format": "moxi-lite studies, joined",
         "command": f"python scripts/run_imagenet_study.py --model {model}",
@@ -177,11 +197,24 @@ def collect(model: str) -> Path | None:
     }
     brief = {"model": model, "phases": sorted(record)}
     path = RESULTS / f"{model}.parquet"
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    missing = curves_in(pq.read_table(path)) - curves_in(whole) if path.is_file() else set()
+    if missing:
+        path = STUDIES / model / path.name
+        say(
+            f"results/ holds {len(missing)} curves that are not finished here, so it is left alone "
+            f"and {os.path.relpath(path, ROOT)} written. Delete the stored table to replace it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, parquet_bytes(whole, brief))
     text = json.dumps(provenance, indent=1)
     write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
     return path
+
+
+def curves_in(table: pa.Table) -> set[tuple[str, ...]]:
+    """Name the curves of a table: image, method, mode."""
+    names = table.select(["image", "method", "mode"]).group_by(["image", "method", "mode"])
+    return {tuple(row.values()) for row in names.aggregate([]).to_pylist()}
 
 
 def sorted_rows(table: pa.Table) -> pa.Table:
@@ -202,13 +235,19 @@ def renamed(table: pa.Table, names: dict[str, str]) -> pa.Table:
 
 def published(provenance: dict[str, Any]) -> dict[str, Any]:
     """Leave out what concerns the machine alone: host names and paths."""
-    environments = [
-        {key: value for key, value in environment.items() if key not in ("host", "platform")}
-        for environment in provenance["environments"]
-    ]
+    environments: dict[str, dict[str, Any]] = {}
+    for each in provenance["environments"]:
+        facts = {**without_machine(each), "images": 0}
+        # two machines that differ in nothing else count as one
+        environments.setdefault(json.dumps(facts), facts)["images"] += each["images"]
     wanted = ("image", "sha256", "label", "predicted", "status", "n_evaluations", "seconds")
     images = [{key: image[key] for key in wanted} for image in provenance["images"]]
-    return {**provenance, "environments": environments, "images": images}
+    return {**provenance, "environments": list(environments.values()), "images": images}
+
+
+def without_machine(environment: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the name of the machine and of its system's build."""
+    return {key: value for key, value in environment.items() if key not in ("host", "platform")}
 
 
 def run_phase(
@@ -254,10 +293,13 @@ def main() -> None:
             fail(str(error))
         wanted = {n: p for n, p in phases.items() if not options.phase or n in options.phase}
         most = options.images or max(phase.images for phase in wanted.values())
-        indices = correctly_classified(model, most)
-        say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
-        for name, phase in wanted.items():
-            run_phase(model, name, phase, indices[: options.images or phase.images], options)
+        try:
+            indices = correctly_classified([model], most)
+            say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
+            for name, phase in wanted.items():
+                run_phase(model, name, phase, indices[: options.images or phase.images], options)
+        except (OSError, ValueError) as error:  # no sample images, other settings, no room
+            fail(str(error))
     path = collect(options.model)
     if path is None:
         fail(f"no image of {options.model} is finished yet: run without --collect first.")

@@ -28,11 +28,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from _common import BUILD, ROOT, say
-from run_imagenet_study import spread
+from _common import BUILD, ROOT, fail, say
+from run_imagenet_study import correctly_classified, without_machine
 
 import moxi_lite as moxi
 from moxi_lite._files import write_atomically
+from moxi_lite._study_store import StudyFolder
+from moxi_lite._study_work import _environment
 from moxi_lite.data import image_list_sha256
 
 MODELS = ("vit_tiny_patch16_224", "deit_tiny_patch16_224")
@@ -44,21 +46,6 @@ N_RANDOM = 20
 MOST_SWAPPED = 12  # largest group that is mended by swaps
 WORK = BUILD / "studies" / "masks_and_models"
 RESULT = ROOT / "results" / "imagenet" / "masks_and_models.json"
-
-
-def both_correct(models: dict[str, moxi.Classifier], n: int) -> list[int]:
-    """Return the first n samples, in the order of the study, that all models get right."""
-    found: list[int] = []
-    for index in spread():
-        image = moxi.imagenet_sample(index).image
-        if all(
-            int(model.logits(model.preprocess(image)[None]).argmax()) == index
-            for model in models.values()
-        ):
-            found.append(index)
-        if len(found) == n:
-            break
-    return found
 
 
 def nested(order: np.ndarray, n: int, mode: str) -> np.ndarray:
@@ -190,26 +177,45 @@ PARTS: dict[str, Callable[[dict[str, moxi.Classifier], int], dict[str, Any]]] = 
 
 def finished(work: Path, part: str) -> list[dict[str, Any]]:
     path = work / f"{part}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
-def collect(work: Path, result: Path, models: dict[str, moxi.Classifier]) -> None:
-    """Join the finished images of both parts."""
-    parts = {part: finished(work, part) for part in PARTS}
-    whole = {
-        "format": "moxi-lite masks and models",
-        "command": "python scripts/run_masks_and_models.py",
+def store(work: Path, part: str, record: dict[str, Any]) -> None:
+    """Add one finished image; a killed process leaves no half line behind."""
+    lines = [json.dumps(each) + "\n" for each in (*finished(work, part), record)]
+    write_atomically(work / f"{part}.jsonl", "".join(lines).encode())
+
+
+def settings_of(models: dict[str, moxi.Classifier]) -> dict[str, Any]:
+    """Everything but the images that determines what is found."""
+    return {
         "grid": GRID,
         "budget": BUDGET,
         "n_random": N_RANDOM,
         "most_swapped": MOST_SWAPPED,
         "weights_sha256": {name: model.weights_sha256 for name, model in models.items()},
+    }
+
+
+def collect(work: Path, result: Path, models: dict[str, moxi.Classifier]) -> None:
+    """Join the finished images of both parts."""
+    parts = {part: finished(work, part) for part in PARTS}
+    computed: dict[str, dict[str, Any]] = {}
+    for record in (record for records in parts.values() for record in records):
+        facts = {**record.pop("environment", {"commit": None}), "images": 0}
+        computed.setdefault(json.dumps(facts), facts)["images"] += 1
+    whole = {
+        "format": "moxi-lite masks and models",
+        "command": "python scripts/run_masks_and_models.py",
+        **settings_of(models),
         "image_list_sha256": {
             part: image_list_sha256([each["image"] for each in records])
             for part, records in parts.items()
         },
-        "environment": {
-            "platform": platform.platform(),
+        "environments": list(computed.values()),
+        "environment": {  # of the process that joined the images
+            "platform": f"{platform.system()} {platform.machine()}",
             "torch": torch.__version__,
             "timm": timm.__version__,
             "moxi-lite": moxi.__version__,
@@ -233,11 +239,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
+    if options.images < 1 or options.threads < 1:
+        parser.error("--images and --threads must be 1 or more")
     torch.set_num_threads(options.threads)
-    models = {name: moxi.load_model(name) for name in MODELS}
+    folder = StudyFolder(options.work.resolve())
+    try:
+        models = {name: moxi.load_model(name) for name in MODELS}
+        folder.prepare()
+        folder.adopt_settings(settings_of(models))
+    except (OSError, ValueError) as error:
+        fail(str(error))
     if not options.collect:
-        options.work.mkdir(parents=True, exist_ok=True)
-        indices = both_correct(models, options.images)
+        indices = correctly_classified(models.values(), options.images)
         for part in options.part or PARTS:
             done = {each["image"] for each in finished(options.work, part)}
             for index in indices:
@@ -246,8 +259,9 @@ def main() -> None:
                 started = time.monotonic()
                 record = PARTS[part](models, index)
                 record["seconds"] = round(time.monotonic() - started, 1)
-                with (options.work / f"{part}.jsonl").open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                device = str(models[MODELS[0]].device)
+                record["environment"] = without_machine(_environment(device))
+                store(options.work, part, record)
                 say(f"{part}: image {index} in {record['seconds']:.0f} s")
     collect(options.work, options.out, models)
 

@@ -14,7 +14,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import ROOT, fail, say
+from _common import ROOT, fail, processor, say
 from tqdm import tqdm
 
 import moxi_lite as moxi
@@ -202,14 +201,6 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def processor() -> str:
-    """Name of the processor and its number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def parquet(table: pd.DataFrame) -> bytes:

@@ -28,10 +28,11 @@ import numpy as np
 import pandas as pd
 import torch
 from _common import BUILD, ROOT, fail, say
-from run_imagenet_study import spread
+from run_imagenet_study import classifies, spread, without_machine
 
 import moxi_lite as moxi
 from moxi_lite._files import write_atomically
+from moxi_lite._study_store import StudyFolder
 from moxi_lite._study_work import _environment
 from moxi_lite.target_class import explain_class
 
@@ -96,7 +97,7 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
     for left, right in zip(order[::2], order[1::2], strict=True):
         if found == n_pairs:
             break
-        if not all(is_correct(model, index) for index in (left, right)):
+        if not all(classifies(model, index) for index in (left, right)):
             continue
         tried += 1
         scene, _ = scene_of_pair(model, left, right, drawn=True)
@@ -104,10 +105,6 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
             found += 1
             yield scene
     say(f"{found} of {tried} pairs have their two classes first and second")
-
-
-def is_correct(model: moxi.Classifier, index: int) -> bool:
-    return best_two(model, model.preprocess(moxi.imagenet_sample(index).image))[0] == index
 
 
 def parts_of(model: moxi.Classifier, scene: Scene) -> Iterator[dict[str, Any]]:
@@ -150,7 +147,6 @@ def part(name: str, ex: moxi.Explanation) -> dict[str, Any]:
 def study(model: moxi.Classifier, scene: Scene) -> dict[str, Any]:
     started = time.perf_counter()
     parts = list(parts_of(model, scene))
-    facts = _environment(str(model.device))
     return {
         "scene": scene.name,
         "left": scene.left,
@@ -160,7 +156,7 @@ def study(model: moxi.Classifier, scene: Scene) -> dict[str, Any]:
         "predicted": best_two(model, scene.pixels)[0],
         "pixels_sha256": hashlib.sha256(model.display(scene.pixels).tobytes()).hexdigest(),
         "seconds": round(time.perf_counter() - started, 1),
-        "environment": {k: v for k, v in facts.items() if k != "host"},
+        "environment": without_machine(_environment(str(model.device))),
         "parts": parts,
     }
 
@@ -192,7 +188,7 @@ def collect(model: moxi.Classifier, names: list[str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "target_class.parquet"
     write_atomically(path, table.to_parquet(index=False, compression="zstd"))
-    environments = {json.dumps(each["environment"]) for each in records}
+    environments = {json.dumps(without_machine(each["environment"])) for each in records}
     provenance = {
         "format": "moxi-lite target classes",
         "command": "python scripts/run_target_class.py",
@@ -225,9 +221,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     try:
         model = moxi.load_model(MODEL, device=options.device)
+        adopt_settings(model)
     except (OSError, ValueError) as error:
         fail(str(error))
-    SHARDS.mkdir(parents=True, exist_ok=True)
     names = []
     for scene in scenes(model, options.pairs):
         path = SHARDS / f"{scene.name}.json"
@@ -236,7 +232,16 @@ def main() -> None:
             record = study(model, scene)
             write_atomically(path, json.dumps(record).encode())
             say(f"{scene.name}: {record['seconds']:.0f} s")
-        collect(model, names)
+            collect(model, names)
+    collect(model, names)
+
+
+def adopt_settings(model: moxi.Classifier) -> None:
+    """Refuse to go on with what was computed with other weights or another grid."""
+    folder = StudyFolder(SHARDS)
+    folder.prepare()
+    facts = {"model": model.name, "weights_sha256": model.weights_sha256, "grid": GRID}
+    folder.adopt_settings(facts)
 
 
 if __name__ == "__main__":

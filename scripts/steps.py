@@ -1,4 +1,4 @@
-"""The steps of `make book`, `make test` and `make notebooks`, in order, up to the first failure."""
+"""The steps of `make book`, `test`, `notebooks`, `bench` and `study`, up to the first failure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import setup_venv
 from _common import BUILD, HTML, LOGS, PROFILES, ROOT, book_profile, fail, say
 
 PYTHON = str(setup_venv.PYTHON)
-
-
 STUDIED = ("vit_tiny_patch16_224", "deit_tiny_patch16_224", "efficientnet_lite0")
 
 

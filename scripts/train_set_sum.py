@@ -25,7 +25,7 @@ from typing import Any
 
 import timm
 import torch
-from _common import BUILD, ROOT, fail, say
+from _common import BUILD, ROOT, fail, processor, say
 from _set_sum_evaluation import evaluate
 from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
 from torch import nn
@@ -37,6 +37,7 @@ from moxi_lite.set_sum_models import WEIGHTS_FOLDER, build_set_sum, save_set_sum
 TRAINEES: dict[str, Any] = {"cnn": CnnTrainee, "vit": VitTrainee}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CHECKPOINT_EVERY = 100
+COMPOSITES = 10_000
 CLIP = 1.0
 
 
@@ -81,7 +82,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--fresh", action="store_true", help="ignore the checkpoint, begin anew")
     parser.add_argument(
-        "--composites", type=int, default=10_000, help="test composites to evaluate (10,000)"
+        "--composites",
+        type=int,
+        default=COMPOSITES,
+        help=f"test composites to evaluate ({COMPOSITES:,})",
     )
     options = parser.parse_args()
     for name, low in (("steps", 1), ("threads", 1), ("composites", 1), ("seed", 0)):
@@ -167,14 +171,6 @@ def train(options: argparse.Namespace, recipe: Recipe, sampler: DigitSampler) ->
     return trainee, progress
 
 
-def processor() -> str:
-    """Name of the processor and its number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, no GPU"
-
-
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
@@ -199,6 +195,7 @@ def main() -> None:
     command = f"python scripts/train_set_sum.py --model {options.model} --seed {options.seed}"
     command += f" --source {options.source} --threads {options.threads} --dtype {options.dtype}"
     command += f" --steps {options.steps}" if options.steps is not None else ""
+    command += f" --composites {options.composites}" if options.composites != COMPOSITES else ""
     card = {
         "name": name,
         "task": "visual SET-SUM: the sum of the distinct digits, 0 to 30, in a 2 x 2 composite",
@@ -219,7 +216,7 @@ def main() -> None:
             "cpu_seconds": round(progress.cpu_seconds),
             "sessions": progress.sessions,
             "threads": options.threads,
-            "hardware": processor(),
+            "hardware": f"{processor()}, no GPU",
             "python": platform.python_version(),
             "torch": torch.__version__,
             "timm": timm.__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 from argparse import Namespace
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
-    module = pytest.importorskip("run_imagenet_study")
+    module = importlib.import_module("run_imagenet_study")
     monkeypatch.setattr(module, "STUDIES", tmp_path / "studies")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return module
@@ -69,7 +70,13 @@ def test_phases_are_joined_into_one_table(script, tiny_vit, photos, monkeypatch)
     for name, phase in phases.items():
         script.run_phase(model, name, phase, photos[: phase.images], options)
 
-    table = pd.read_parquet(script.RESULTS / "tiny.parquet")
+    stored = script.RESULTS / "tiny.parquet"
+    table = pd.read_parquet(stored)
+    before = stored.read_bytes()
+    for shard in (script.STUDIES / "tiny" / "second" / "shards").glob("*.parquet"):
+        shard.unlink()
+    assert script.collect("tiny") == script.STUDIES / "tiny" / "tiny.parquet"
+    assert stored.read_bytes() == before  # a table never loses curves
     counted = table.groupby(["method", "mode"], observed=True)["image"].nunique().to_dict()
     assert counted == {
         ("moxi", "insertion"): 3,
@@ -86,3 +93,39 @@ def test_phases_are_joined_into_one_table(script, tiny_vit, photos, monkeypatch)
     assert record["phases"]["first"]["n_studied"] == 3
     text = json.dumps(record)
     assert '"host"' not in text and str(ROOT) not in text and str(photos[0].parent) not in text
+
+
+def test_machines_that_differ_in_name_alone_are_counted_together(script):
+    wanted = ("image", "sha256", "label", "predicted", "status", "n_evaluations", "seconds")
+    image = dict.fromkeys((*wanted, "origin"), 0)
+    machines = [
+        {"host": "a", "platform": "x", "cores": 2, "images": 3},
+        {"host": "b", "platform": "y", "cores": 2, "images": 1},
+        {"host": "a", "platform": "x", "cores": 4, "images": 1},
+    ]
+    found = script.published({"environments": machines, "images": [image]})
+    assert found["environments"] == [{"cores": 2, "images": 4}, {"cores": 4, "images": 1}]
+    assert set(found["images"][0]) == set(wanted)
+
+
+def test_samples_are_those_that_all_models_get_right(script, monkeypatch):
+    order = script.spread()
+    right = {"even": lambda index: index % 2 == 0, "low": lambda index: index < 500}
+    monkeypatch.setattr(script, "classifies", lambda model, index: right[model](index))
+    wanted = [index for index in order if index % 2 == 0 and index < 500]
+    assert script.correctly_classified(["even", "low"], 7) == wanted[:7]
+    assert script.correctly_classified(["even", "low"], 1000) == wanted
+
+
+def test_masks_and_models_stores_whole_lines_and_where_they_were_computed(
+    script, monkeypatch, tmp_path
+):
+    masks = importlib.import_module("run_masks_and_models")
+    model = Namespace(weights_sha256="0")
+    for image in (3, 1):
+        masks.store(tmp_path, "masks", {"image": image, "environment": {"cores": 2}})
+    masks.store(tmp_path, "models", {"image": 3})  # of an earlier version of the script
+    masks.collect(tmp_path, tmp_path / "out.json", {"vit": model})
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["masks"] == [{"image": 3}, {"image": 1}]
+    assert record["environments"] == [{"commit": None, "images": 1}, {"cores": 2, "images": 2}]

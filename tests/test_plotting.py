@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from skimage.color import rgb2lab
 
@@ -285,6 +285,7 @@ class TestAverageCurvesHTML:
         data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S)[1])
         assert (data["n"], data["start"], data["verb"]) == (4, 2, "inserted")
         assert data["methods"] == ["MoXI", "<b>own"] and data["images"] == [2, 1]
+        assert data["colors"] == [METHOD_COLORS["MoXI"].lower(), to_hex("C1")]  # as in the figure
         assert data["metrics"]["accuracy"][0] == [[0, 0.5, 1, 1, 1], [0, 0, 1, 1, 1], [0, *[1] * 4]]
         assert data["metrics"]["probability"][1][0] == [0, 0, 0, 0.8, 0.8]
 
@@ -301,6 +302,7 @@ class TestAverageCurvesHTML:
             (),
             ({},),
             ({"a": averaged("log_odds")},),
+            ({"a": averaged()}, {"a": averaged()}),
             ({"a": averaged()}, {"b": averaged("probability")}),
             ({"a": averaged()}, {"a": averaged("probability", "deletion")}),
             ({"a": averaged(), "b": averaged(n_patches=5)},),
