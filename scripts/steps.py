@@ -38,11 +38,15 @@ def steps_of(target: str, profile: str, slow: bool = False) -> list[Step]:
         "notebooks": [notebooks],
         "bench": [Step("measuring speed (about 5 minutes)", ["-m", "benchmarks.bench"])],
         "study": [
-            Step(
-                f"studying ImageNet samples with {model}",
-                ["scripts/run_imagenet_study.py", "--model", model],
-            )
-            for model in STUDIED
+            *(
+                Step(
+                    f"studying ImageNet samples with {model}",
+                    ["scripts/run_imagenet_study.py", "--model", model],
+                )
+                for model in STUDIED
+            ),
+            Step("comparing masks and models", ["scripts/run_masks_and_models.py"]),
+            Step("explaining classes that are not predicted", ["scripts/run_target_class.py"]),
         ],
         "test": [
             Step("linting (ruff)", ["-m", "ruff", "check", "."]),
