@@ -29,16 +29,7 @@ LEAST_ACCURACY = {"set_sum_cnn": 0.95, "set_sum_vit": 0.93}
 
 
 @pytest.fixture(scope="module")
-def weights():
-    """The folder of trained weights, if it holds them."""
-    missing = [n for n in SET_SUM_MODELS if not (WEIGHTS_FOLDER / f"{n}.safetensors").is_file()]
-    if missing:
-        pytest.skip(f"no weights of {', '.join(missing)} yet: scripts/train_set_sum.py makes them")
-    return WEIGHTS_FOLDER
-
-
-@pytest.fixture(scope="module")
-def shipped(weights):
+def shipped():
     return {name: load_set_sum(name) for name in SET_SUM_MODELS}
 
 
@@ -132,8 +123,8 @@ def test_weights_of_another_architecture_are_refused(other, message, tmp_path):
     assert caught.match(message)
 
 
-def test_shipped_files_are_small_and_hold_half_precision(weights):
-    files = sorted(weights.glob("*.safetensors"))
+def test_shipped_files_are_small_and_hold_half_precision():
+    files = sorted(WEIGHTS_FOLDER.glob("*.safetensors"))
     assert [path.stem for path in files] == sorted(SET_SUM_MODELS)
     assert sum(path.stat().st_size for path in files) < 6e6
     for path in files:
@@ -207,9 +198,9 @@ def test_the_vit_adds_up_the_digits_whose_tokens_are_left(shipped, composites):
         assert (logits.argmax(dim=1).numpy() == expected).mean() >= 0.9, visible
 
 
-def test_cards_are_plain_json(weights):
+def test_cards_are_plain_json():
     for name in SET_SUM_MODELS:
-        text = (weights / f"{name}.json").read_text(encoding="utf-8")
+        text = (WEIGHTS_FOLDER / f"{name}.json").read_text(encoding="utf-8")
         assert text.endswith("}\n") and "NaN" not in text and json.loads(text)["sha256"]
 
 
