@@ -52,7 +52,9 @@ def row_flops(shape: Shape, n_present: int, *, plain: bool) -> float:
     t = n_present + shape.n_prefix
     last_read = t if plain else shape.n_prefix
     blocks = (shape.depth - 1) * block_flops(shape, t, t) + block_flops(shape, t, last_read)
-    return blocks + 2.0 * shape.width * shape.n_classes
+    # Queries, keys and values of the first block are made once an image.
+    shared = 0 if plain or shape.depth == 1 else 2 * 3 * t * shape.width**2
+    return blocks - shared + 2.0 * shape.width * shape.n_classes
 
 
 def embedding_flops(shape: Shape) -> float:

@@ -1,9 +1,10 @@
 """The blocks of a plain Vision Transformer, without the work that nobody reads.
 
 A classifier that reads the class token needs only that token from the last block: its queries,
-its output projection and its MLP.  The functions below compute just that, from the model's own
-layers, and choose the quicker of two equal ways to attend.  Blocks of an unfamiliar make run as
-they are.
+its output projection and its MLP.  And what the first block makes of a token before it attends
+depends on that token alone, so it can be made once for all sets of tokens of an image.  The
+functions below do so, with the model's own layers, and choose the quicker of two equal ways to
+attend.  Blocks of an unfamiliar make run as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,29 @@ _BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "dr
 _ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 
 
-def encode(module: VisionTransformer, tokens: Tensor) -> Tensor:
+def project(module: VisionTransformer, tokens: Tensor) -> Tensor:
+    """Make the first block's queries, keys and values, as far as `encode` can use them.
+
+    Parameters
+    ----------
+    module : VisionTransformer
+        In eval mode.
+    tokens : Tensor, shape (t, d)
+        Embedded tokens.
+
+    Returns
+    -------
+    Tensor, shape (t, 3 w)
+        For w = heads times their width; w = 0 where the first block is of an unfamiliar make, or
+        is the last one.
+    """
+    first = module.blocks[0]
+    if len(module.blocks) == 1 or not _is_familiar(first):
+        return tokens[:, :0]
+    return cast(Attention, first.attn).qkv(first.norm1(tokens))
+
+
+def encode(module: VisionTransformer, tokens: Tensor, projected: Tensor) -> Tensor:
     """Run the blocks and the final norm over sets of tokens.
 
     Parameters
@@ -29,6 +52,8 @@ def encode(module: VisionTransformer, tokens: Tensor) -> Tensor:
         In eval mode.
     tokens : Tensor, shape (m, t, d)
         Embedded tokens, prefix tokens (class, register, distillation) first.
+    projected : Tensor, shape (m, t, 3 w)
+        What `project` made of them.
 
     Returns
     -------
@@ -40,17 +65,22 @@ def encode(module: VisionTransformer, tokens: Tensor) -> Tensor:
     reads_prefix = module.global_pool == "token" and module.attn_pool is None
     n_read = module.num_prefix_tokens if reads_prefix else tokens.shape[1]
     for block in blocks[:-1]:
-        tokens = _run(block, tokens, tokens.shape[1])
+        tokens = _run(block, tokens, tokens.shape[1], projected)
+        projected = projected[..., :0]
     return module.norm(_run(blocks[-1], tokens, n_read))
 
 
-def _run(block: nn.Module, tokens: Tensor, n_read: int) -> Tensor:
-    """Run one block and return its first `n_read` tokens."""
+def _run(block: nn.Module, tokens: Tensor, n_read: int, projected: Tensor | None = None) -> Tensor:
+    """Run one block and return its first `n_read` tokens; `projected` counts if it has width."""
     if not _is_familiar(block):
         return block(tokens)[:, :n_read]
     attention = cast(Attention, block.attn)
     tokens_read = tokens[:, :n_read]
-    tokens_read = tokens_read + block.ls1(_attend(attention, block.norm1(tokens), n_read))
+    if projected is not None and projected.shape[-1]:
+        q, k, v = _split(attention, projected, 3)
+    else:
+        q, k, v = _queries_keys_values(attention, block.norm1(tokens), n_read)
+    tokens_read = tokens_read + block.ls1(_attend(attention, q, k, v))
     return tokens_read + block.ls2(_transform(block.mlp, block.norm2(tokens_read)))
 
 
@@ -78,25 +108,32 @@ def _transform(mlp: nn.Module, tokens: Tensor) -> Tensor:
     return mlp.fc2(hidden)
 
 
-def _attend(attention: Attention, tokens: Tensor, n_read: int) -> Tensor:
-    """Self-attention of the first `n_read` tokens over all; shape (m, n_read, d)."""
-    m, t, _ = tokens.shape
-    heads, width = attention.num_heads, attention.head_dim
+def _queries_keys_values(
+    attention: Attention, tokens: Tensor, n_read: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Project to queries of the first `n_read` tokens and to keys and values of all."""
+    if n_read == tokens.shape[1]:
+        q, k, v = _split(attention, attention.qkv(tokens), 3)
+        return q, k, v
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    if n_read == t:
-        q, k, v = attention.qkv(tokens).view(m, t, 3, heads, width).permute(2, 0, 3, 1, 4)
-    else:
-        inner = heads * width
-        q_bias, kv_bias = (None, None) if bias is None else (bias[:inner], bias[inner:])
-        q = F.linear(tokens[:, :n_read], weight[:inner], q_bias)
-        q = q.view(m, n_read, heads, width).transpose(1, 2)
-        k, v = (
-            F.linear(tokens, weight[inner:], kv_bias)
-            .view(m, t, 2, heads, width)
-            .permute(2, 0, 3, 1, 4)
-        )
+    inner = attention.num_heads * attention.head_dim
+    q_bias, kv_bias = (None, None) if bias is None else (bias[:inner], bias[inner:])
+    (q,) = _split(attention, F.linear(tokens[:, :n_read], weight[:inner], q_bias), 1)
+    k, v = _split(attention, F.linear(tokens, weight[inner:], kv_bias), 2)
+    return q, k, v
+
+
+def _split(attention: Attention, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """Divide (m, t, parts * heads * width) into parts of shape (m, heads, t, width)."""
+    m, t, _ = projected.shape
+    shape = (m, t, parts, attention.num_heads, attention.head_dim)
+    return projected.view(shape).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Self-attention, shape (m, read, d), from queries (m, heads, read, width), keys, values."""
     q, k = attention.q_norm(q), attention.k_norm(k)
-    mixed = _mix(q, k, v, attention.scale).transpose(1, 2).reshape(m, n_read, heads * width)
+    mixed = _mix(q, k, v, attention.scale).transpose(1, 2).flatten(2)
     # `norm` came with later versions of timm
     return attention.proj(getattr(attention, "norm", nn.Identity())(mixed))
 

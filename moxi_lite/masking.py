@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from moxi_lite._errors import unknown_name
-from moxi_lite._vit import encode
+from moxi_lite._vit import encode, project
 
 BaselineFunction = Callable[[Tensor], Tensor]
 
@@ -83,14 +83,14 @@ def _tokens(module: VisionTransformer, images: Tensor) -> Tensor:
     return module.norm_pre(module._pos_embed(module.patch_embed(images)))
 
 
-def _classify(module: VisionTransformer, tokens: Tensor) -> Tensor:
+def _classify(module: VisionTransformer, tokens: Tensor, projected: Tensor) -> Tensor:
     nothing_to_pool = (
         tokens.shape[1] == module.num_prefix_tokens
         and module.global_pool != "token"
         and not _pools_prefix(module)
     )
     if not nothing_to_pool:
-        return module.forward_head(encode(module, tokens))
+        return module.forward_head(encode(module, tokens, projected))
     # timm would average over no token at all (NaN): the mean of nothing is taken as zero.
     pooled = tokens.new_zeros(tokens.shape[0], tokens.shape[2])
     return module.head(module.head_drop(module.fc_norm(pooled)))
@@ -99,8 +99,9 @@ def _classify(module: VisionTransformer, tokens: Tensor) -> Tensor:
 class TokenDeletion:
     """Absent patches are deleted from the sequence of tokens of a Vision Transformer.
 
-    The image is embedded once.  Coalitions of one size then become one dense gather of
-    tokens, shape (m, prefix + size, d), and run through the blocks without any attention mask.
+    The image is embedded once, and the first block's queries, keys and values are computed once.
+    Coalitions of one size then become one dense gather of tokens and run through the blocks
+    without any attention mask.
     For models that read out the class token this equals masking the keys of absent tokens in
     every attention layer, to rounding.  Models that average the patch tokens average those
     present; with none present the mean is taken as the zero vector.
@@ -135,6 +136,7 @@ class TokenDeletion:
         self._module = module
         with torch.inference_mode():
             tokens = _tokens(module, image[None])[0]
+            tokens = torch.cat([tokens, project(module, tokens)], dim=1)
         self._prefix = tokens[: module.num_prefix_tokens]
         self._patches = tokens[module.num_prefix_tokens :]
         rows, columns = module.patch_embed.dynamic_feat_size(tuple(image.shape[1:]))
@@ -152,8 +154,9 @@ class TokenDeletion:
     def row_cost(self, n_present: int) -> int:
         """Approximate bytes of activations that one coalition of that size needs."""
         n_tokens = n_present * len(self._patches) // self.n_players + self._prefix.shape[0]
-        # qkv (3d), the hidden layer of the MLP (4d) and its activation (4d), residuals (3d)
-        return 14 * n_tokens * self._prefix.shape[1] * self._prefix.element_size()
+        # what `inputs` holds (4d), residuals (3d), and the larger of attention (3d and its
+        # result) and the hidden layer of the MLP (4d), with some room for copies
+        return 14 * n_tokens * self._module.embed_dim * self._prefix.element_size()
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -171,8 +174,9 @@ class TokenDeletion:
 
         Returns
         -------
-        Tensor, shape (m, t, d)
-            Prefix tokens and those of present patches.
+        Tensor, shape (m, t, d + 3 w)
+            Prefix tokens and those of present patches, each followed by what the first block
+            projects it to.
         """
         m = coalitions.shape[0]
         present = coalitions[:, self._player_of_token].nonzero()[:, 1].view(m, -1)
@@ -180,8 +184,9 @@ class TokenDeletion:
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Classify sets of tokens (m, t, d); returns logits (m, C)."""
-        return _classify(self._module, inputs)
+        """Classify sets of tokens from `inputs`; returns logits (m, C)."""
+        width = self._module.embed_dim
+        return _classify(self._module, inputs[..., :width], inputs[..., width:])
 
 
 def patch_map(height: int, width: int, grid: tuple[int, int]) -> np.ndarray:

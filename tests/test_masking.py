@@ -7,7 +7,7 @@ from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.resnet import resnet18
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from moxi_lite.masking import (
@@ -29,7 +29,7 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_head
 
 def seeded(make, **options):
     torch.manual_seed(0)
-    module = make(num_classes=5, **SMALL, **options).eval().requires_grad_(False)
+    module = make(num_classes=5, **{**SMALL, **options}).eval().requires_grad_(False)
     for parameter in module.parameters():
         parameter.copy_(torch.randn_like(parameter) * 0.3)
     return module
@@ -38,6 +38,16 @@ def seeded(make, **options):
 @pytest.fixture
 def image():
     return torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+class OwnBlock(Block):
+    """Not timm's own: it must be run as it is."""
+
+
+def own_first_block():
+    module = seeded(VisionTransformer)
+    module.blocks[0].__class__ = OwnBlock
+    return module
 
 
 def random_coalitions(size, m=6, n=16):
@@ -75,6 +85,8 @@ VITS = {
         VisionTransformer, global_pool="avg", class_token=False
     ),
     "distilled": lambda: seeded(VisionTransformerDistilled),
+    "one block": lambda: seeded(VisionTransformer, depth=1),
+    "own first block": lambda: own_first_block(),
 }
 
 
@@ -87,6 +99,16 @@ def test_deletion_equals_attention_masking(kind, size, image):
     torch.testing.assert_close(
         logits(TokenDeletion(module, image), coalitions), expected, rtol=0, atol=1e-5
     )
+
+
+def test_the_first_projection_is_made_once_an_image(image):
+    module = VITS["class token"]()
+    shapes = []
+    module.blocks[0].attn.qkv.register_forward_hook(lambda *call: shapes.append(call[2].shape))
+    deletion = TokenDeletion(module, image)
+    for size in (3, 5):
+        logits(deletion, random_coalitions(size))
+    assert shapes == [(1 + 16, 3 * 16)]
 
 
 def test_a_model_that_takes_images_of_any_size_shows_all_their_tokens():
