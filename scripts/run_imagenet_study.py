@@ -4,9 +4,10 @@
     python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --phase insertion --images 60
     python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --collect
 
-A study consists of phases (see PHASES), each a resumable study of `moxi_lite.run_study` in
+A study consists of phases (see phases_of), each a resumable study of `moxi_lite.run_study` in
 _build/studies/MODEL/PHASE.  Killed and started again, it goes on where it was; started several
-times at once, the processes share the images.  With --collect nothing is computed: what is
+times at once, the processes share the images.  A phase leaves out the images of which an earlier
+one has all its curves.  With --collect nothing is computed: what is
 finished is joined into results/imagenet/MODEL.parquet, with its provenance in MODEL.json, unless
 the table there holds curves that are not finished here.  That is
 also done after each image batch of a run.
@@ -36,15 +37,26 @@ from filelock import FileLock
 
 import moxi_lite as moxi
 from moxi_lite._files import write_atomically
+from moxi_lite._study_images import describe_images
+from moxi_lite._study_settings import METHODS
 from moxi_lite._study_store import StudyFolder, concatenate, parquet_bytes, provenance_of
 
 STUDIES = BUILD / "studies"
 RESULTS = ROOT / "results" / "imagenet"
 N_SAMPLES = 1000  # ImageNet sample images, one a class
+# Weights of the two models that were put together again from published dumps, layer by layer
+RECOVERED = {
+    "3f1f07da5e1337265ac1eb0234d13841467caf730b3c4240bd3f98c49bc16a92",
+    "b2e17235172c1dcddacb55aa8914e2f8b4b95eb9bb7d7782f333bcbef77151b8",
+}
 GOLDEN = (5**0.5 - 1) / 2
 SCORES = ("moxi-", "gradcam", "gradcam-eigen", "gradcam++", "gradcam++-eigen", "rollout", "rise")
 ON_CNN = tuple(method for method in SCORES if method != "rollout")
+KEYS = ["image", "method", "mode"]  # of a curve
 BATCH = 5  # images between two joins of the table
+
+
+Budgets = dict[str, int | None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,8 @@ class Phase:
         Names of methods in the joined table.
     masking, grid
         As for `moxi_lite.PatchGame`.
+    budget : int, optional
+        Greedy steps in each mode, in place of --budget.
     """
 
     methods: tuple[str, ...]
@@ -73,6 +87,30 @@ class Phase:
     rename: tuple[tuple[str, str], ...] = ()
     masking: str = "drop"
     grid: tuple[int, int] | None = None
+    budget: int | None = None
+
+    def contains(self, other: Phase, budgets: Budgets, of_other: Budgets) -> bool:
+        """Whether all curves of another phase are among those of this one, as far searched."""
+        if not self._curves() >= other._curves():
+            return False
+        return "moxi" not in other.methods or all(
+            (own := budgets[mode]) is None or (steps is not None and own >= steps)
+            for mode, steps in of_other.items()
+        )
+
+    def budgets(self, shares: dict[str, float], n_patches: int) -> Budgets:
+        """Return the greedy steps by mode; None means all."""
+        asked = {m: max(1, int(shares[m] * n_patches)) if m in shares else None for m in self.modes}
+        return {mode: self.budget or steps for mode, steps in asked.items()}
+
+    def _curves(self) -> set[tuple[Any, ...]]:
+        names, samples = dict(self.rename), dict(self.n_samples)
+        common = (self.dtype, self.masking, self.grid)
+        return {
+            (names.get(method, method), samples.get(method), mode, *common)
+            for method in self.methods
+            for mode in self.modes
+        }
 
 
 BOTH = ("insertion", "deletion")
@@ -86,6 +124,14 @@ def phases_of(model: str) -> dict[str, Phase]:
         sampler = {"methods": ("shapley-paper",), "modes": BOTH}
         return {
             "insertion": Phase(methods, ("insertion",), 60, n_samples=RISE),
+            "all-methods": Phase(
+                METHODS,
+                BOTH,
+                20,
+                n_samples=(("shapley", 10), ("shapley-paper", 10), *RISE),
+                rename=(("shapley", "shapley-10"), ("shapley-paper", "shapley-paper-10")),
+                budget=40,
+            ),
             "deletion": Phase(methods, ("deletion",), 60, n_samples=RISE),
             "shapley-50": Phase(
                 **sampler,
@@ -177,6 +223,7 @@ def collect(model: str) -> Path | None:
 def join(model: str) -> Path | None:
     """Do the work of `collect`."""
     tables, record = [], {}
+    joined: set[tuple[str, ...]] = set()
     for name, phase in phases_of(model).items():
         folder = StudyFolder(STUDIES / model / name)
         if not folder.finished():
@@ -184,8 +231,9 @@ def join(model: str) -> Path | None:
         settings = json.loads((folder.root / "settings.json").read_text(encoding="utf-8"))
         shards = [folder.read_shard(image) for image in folder.finished()]
         record[name] = published(provenance_of(settings, shards, folder.failures()))
-        for shard in shards:
-            tables.append(renamed(shard.table, dict(phase.rename)))
+        whole = renamed(concatenate([shard.table for shard in shards]), dict(phase.rename))
+        tables.append(without(whole, joined))
+        joined |= curves_in(whole)
     if not tables:
         return None
     whole = sorted_rows(concatenate(tables))
@@ -194,6 +242,7 @@ def join(model: str) -> Path | None:
         "command": f"python scripts/run_imagenet_study.py --model {model}",
         "model": model,
         "phases": record,
+        "notes": notes(record),
     }
     brief = {"model": model, "phases": sorted(record)}
     path = RESULTS / f"{model}.parquet"
@@ -211,10 +260,27 @@ def join(model: str) -> Path | None:
     return path
 
 
+def notes(record: dict[str, Any]) -> list[str]:
+    """Say what is to be known of the images and weights behind a table."""
+    found = ["The photographs are probably training images, so this is no validation accuracy."]
+    if RECOVERED & {phase["settings"]["weights_sha256"] for phase in record.values()}:
+        found.append(
+            "The weights were recovered, layer by layer, from dumps of the published checkpoint, "
+            "and are not the hub's file byte for byte."
+        )
+    return found
+
+
 def curves_in(table: pa.Table) -> set[tuple[str, ...]]:
     """Name the curves of a table: image, method, mode."""
-    names = table.select(["image", "method", "mode"]).group_by(["image", "method", "mode"])
+    names = table.select(KEYS).group_by(KEYS)
     return {tuple(row.values()) for row in names.aggregate([]).to_pylist()}
+
+
+def without(table: pa.Table, curves: set[tuple[str, ...]]) -> pa.Table:
+    """Leave out the curves that an earlier phase has."""
+    names = zip(*(table.column(key).to_pylist() for key in KEYS), strict=True)
+    return table.filter(pa.array([curve not in curves for curve in names], pa.bool_()))
 
 
 def sorted_rows(table: pa.Table) -> pa.Table:
@@ -250,15 +316,26 @@ def without_machine(environment: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in environment.items() if key not in ("host", "platform")}
 
 
+def computed_before(model: str, name: str, shares: dict[str, float], n_patches: int) -> set[str]:
+    """Name the images of which an earlier phase has all that a phase would compute."""
+    phases = phases_of(model)
+    budgets = phases[name].budgets(shares, n_patches)
+    earlier = [
+        each
+        for each in list(phases)[: list(phases).index(name)]
+        if phases[each].contains(phases[name], phases[each].budgets(shares, n_patches), budgets)
+    ]
+    return {image for each in earlier for image in StudyFolder(STUDIES / model / each).finished()}
+
+
 def run_phase(
     model: moxi.Classifier, name: str, phase: Phase, indices: list[int], options: argparse.Namespace
 ) -> None:
     """Study the images of one phase, a few at a time, and join the table in between."""
     n_patches = int(np.prod(phase.grid or model.grid))
-    budget = {
-        mode: max(1, int(options.budget[mode] * n_patches)) if mode in options.budget else None
-        for mode in phase.modes
-    }
+    had = computed_before(model.name, name, options.budget, n_patches)
+    named = zip(indices, describe_images(indices, model), strict=True)
+    indices = [index for index, image in named if image.name not in had]
     for start in range(0, len(indices), BATCH):
         result = moxi.run_study(
             indices[start : start + BATCH],
@@ -266,7 +343,7 @@ def run_phase(
             phase.methods,
             phase.modes,
             STUDIES / model.name / name,
-            budget=budget,
+            budget=phase.budgets(options.budget, n_patches),
             masking=phase.masking,
             grid=phase.grid,
             dtype=phase.dtype,

@@ -70,6 +70,20 @@ def test_phases_are_joined_into_one_table(script, tiny_vit, photos, monkeypatch)
     for name, phase in phases.items():
         script.run_phase(model, name, phase, photos[: phase.images], options)
 
+    phases["third"] = script.Phase(("moxi", "random"), ("insertion", "deletion"), 1, budget=5)
+    phases["fourth"] = script.Phase(("moxi",), ("deletion",), 2)
+    phases["fifth"] = script.Phase(("moxi",), ("deletion",), 1, budget=6)
+    for name in ("third", "fourth", "fifth"):
+        script.run_phase(model, name, phases[name], photos[: phases[name].images], options)
+    folders = {name: script.StudyFolder(script.STUDIES / "tiny" / name) for name in phases}
+    assert {name: len(folder.finished()) for name, folder in folders.items()} == {
+        "first": 3,
+        "second": 2,
+        "third": 1,
+        "fourth": 1,  # the other image is in the third phase
+        "fifth": 1,  # which did not search so far
+    }
+
     stored = script.RESULTS / "tiny.parquet"
     table = pd.read_parquet(stored)
     before = stored.read_bytes()
@@ -81,18 +95,50 @@ def test_phases_are_joined_into_one_table(script, tiny_vit, photos, monkeypatch)
     assert counted == {
         ("moxi", "insertion"): 3,
         ("random", "insertion"): 3,
+        ("moxi", "deletion"): 2,
+        ("random", "deletion"): 1,
         ("shapley-paper-2", "insertion"): 2,
         ("shapley-paper-2", "deletion"): 2,
     }
     for _, steps in table.groupby(["image", "method", "mode"], observed=True):
         assert steps["step"].tolist() == list(range(17))
     moxi = table[table["method"] == "moxi"]
-    assert moxi.groupby("image", observed=True)["exact"].sum().eq(1 + 4).all()  # a quarter of 16
+    exact = moxi.groupby(["mode", "image"], observed=True)["exact"].sum()
+    assert exact["insertion"].eq(1 + 4).all()  # a quarter of 16: of two phases the first counts
+    assert sorted(exact["deletion"]) == [1 + 4, 1 + 5]
 
     record = json.loads((script.RESULTS / "tiny.json").read_text())
     assert record["phases"]["first"]["n_studied"] == 3
     text = json.dumps(record)
     assert '"host"' not in text and str(ROOT) not in text and str(photos[0].parent) not in text
+
+
+def test_a_phase_contains_another_of_the_same_settings(script):
+    every, some = {"insertion": None, "deletion": None}, {"insertion": 4, "deletion": 4}
+    both = script.Phase(("moxi", "rise"), script.BOTH, 1, n_samples=(("rise", 10),))
+    one = {"insertion": 4}
+    assert both.contains(script.Phase(("moxi",), ("insertion",), 1), some, one)
+    assert both.contains(script.Phase(("moxi",), ("insertion",), 1), every, {"insertion": None})
+    assert not both.contains(script.Phase(("moxi",), ("insertion",), 1), some, {"insertion": None})
+    assert not both.contains(script.Phase(("moxi",), ("insertion",), 1), some, {"insertion": 5})
+    rise = script.Phase(("rise",), ("insertion",), 1, n_samples=(("rise", 10),))
+    assert both.contains(rise, some, {"insertion": None})  # has no steps to search
+    for other in (
+        dataclasses.replace(rise, n_samples=(("rise", 20),)),
+        dataclasses.replace(rise, dtype="float32"),
+        dataclasses.replace(rise, masking="zero"),
+        dataclasses.replace(rise, methods=("rise", "random")),
+    ):
+        assert not both.contains(other, every, one)
+
+
+def test_recovered_weights_are_named(script):
+    def phase(weights):
+        return {"settings": {"weights_sha256": weights}}
+
+    (recovered, _) = sorted(script.RECOVERED)
+    assert len(script.notes({"a": phase("0" * 64)})) == 1
+    assert "recovered" in script.notes({"a": phase("0" * 64), "b": phase(recovered)})[1]
 
 
 def test_machines_that_differ_in_name_alone_are_counted_together(script):
