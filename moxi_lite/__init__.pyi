@@ -1,10 +1,8 @@
 from . import ledger
 from .attribution import attribute, order_of
+from .averages import AverageCurve, accuracy_at, average_curves, average_differences
 from .curves import (
-    AverageCurve,
     Curve,
-    accuracy_at,
-    average_curves,
     complete_order,
     curves_of,
     deletion_curve,
@@ -18,6 +16,7 @@ from .data import (
     sample_photo,
 )
 from .digits import SetSumComposites, digit_pool, set_sum_composites, set_sum_labels
+from .estimates import Estimate, bootstrap, wilson
 from .explanation import Explanation
 from .game import (
     CachedGame,
@@ -48,6 +47,7 @@ from .values import (
     self_context_shapley,
     shapley_values,
 )
+from .walk import follow
 
 __version__: str
 
@@ -60,6 +60,7 @@ __all__ = [
     "Classifier",
     "CountingGame",
     "Curve",
+    "Estimate",
     "Explanation",
     "Game",
     "Optimum",
@@ -78,6 +79,8 @@ __all__ = [
     "attribute",
     "available_models",
     "average_curves",
+    "average_differences",
+    "bootstrap",
     "complete_order",
     "curves_of",
     "deletion_curve",
@@ -87,6 +90,7 @@ __all__ = [
     "explain_class",
     "explain_many",
     "figure1_strip",
+    "follow",
     "full_context_interaction",
     "full_context_shapley",
     "imagenet_sample",
@@ -113,4 +117,5 @@ __all__ = [
     "stored_study",
     "study_curves",
     "tabulate",
+    "wilson",
 ]

@@ -211,7 +211,7 @@ def _explain(
                 stop=None if stop == "none" else stop,
                 show_progress=sys.stderr.isatty(),
             )
-            print(f"{mode:<10} {_outcome_line(ex)}")
+            print(f"{mode:<10} {ex.summary()}")
             written = _write(ex, out, _stem(photo))
         except BrokenPipeError:
             raise
@@ -298,26 +298,6 @@ def _describe(photo: str, game: PatchGame) -> None:
 
 def _class(model: Classifier, index: int) -> str:
     return f"{model.class_name(index)} (class {index})"
-
-
-def _outcome_line(ex: Explanation) -> str:
-    """Say in one line what the search found."""
-    from moxi_lite.heat import class_label, flip_step
-
-    k, n = len(ex), ex.n_players
-    verb = "inserted" if ex.mode == "insertion" else "removed"
-    count = f"{k} of {n} patches ({100 * k / n:.1f} %) {verb}"
-    last = ex.predictions[-1] if k and ex.predictions is not None else ex.start_prediction
-    says = "" if last is None else f"; the model then says {class_label(ex, int(last))}"
-    if k and ex.confidences is not None:
-        says += f", probability {ex.confidences[-1]:.3f}"
-    flip = flip_step(ex)
-    if flip is None:
-        return f"{count}{says}; the prediction did not turn"
-    if flip == 0 and ex.start_prediction is not None:
-        start = "without any patch" if ex.mode == "insertion" else "with every patch"
-        return f"{count}; already {start} the model says {class_label(ex, ex.start_prediction)}"
-    return f"{count}{says}" + (f"; the prediction turned at {flip}" if flip < k else "")
 
 
 def _stem(photo: str) -> str:

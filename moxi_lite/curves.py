@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class Curve:
         float
             In the units of the metric, as fractions have none.
         """
-        return float(_area(_metric(self, metric), self.fraction))
+        return float(area_under(metric_of(self, metric), self.fraction))
 
     def patches_to_flip(self) -> int | None:
         """Count the patches until the prediction changes over.
@@ -72,40 +72,6 @@ class Curve:
         """
         flipped = self.correct if self.mode == "insertion" else ~self.correct
         return int(flipped.argmax()) if flipped.any() else None
-
-
-@dataclass(frozen=True, eq=False)
-class AverageCurve:
-    """Mean of curves over images, with percentile bootstrap intervals.
-
-    Attributes
-    ----------
-    fraction : ndarray of float64, shape (n + 1,)
-        Share of the patches inserted or deleted, 0 to 1.
-    mean, lower, upper : ndarray of float64, shape (n + 1,)
-        Mean of the metric over images, and its interval at each fraction by itself.
-    auc, auc_lower, auc_upper : float
-        Area under the mean curve, which is the mean area, and its interval.
-    n_images : int
-        Number of curves averaged; the interval of a single one has no width.
-    metric : {"correct", "probability", "log_odds"}
-        The mean of ``"correct"`` is the accuracy.
-    mode : {"insertion", "deletion"}
-    confidence : float
-        Level of the intervals, in 0..1.
-    """
-
-    fraction: FloatArray
-    mean: FloatArray
-    lower: FloatArray
-    upper: FloatArray
-    auc: float
-    auc_lower: float
-    auc_upper: float
-    n_images: int
-    metric: str
-    mode: str
-    confidence: float
 
 
 def insertion_curve(game: PatchGame, order: npt.ArrayLike) -> Curve:
@@ -179,7 +145,7 @@ def curves_of(
     n = game.n_players
     ranks = np.empty((len(orders), n), dtype=np.int64)
     for row, (name, order) in enumerate(orders.items()):
-        ranks[row, _checked_order(order, n, name)] = np.arange(n)
+        ranks[row, checked_order(order, n, name)] = np.arange(n)
     chosen = ranks[:, None, :] < np.arange(n + 1)[:, None]
     present = chosen if mode == "insertion" else ~chosen
     logits = torch.from_numpy(game.logits(present.reshape(-1, n)))
@@ -239,123 +205,20 @@ def complete_order(
     return completed, exact
 
 
-def average_curves(
-    curves: Iterable[Curve],
-    metric: str = "correct",
-    n_bootstrap: int = 1000,
-    random_state: int | np.random.Generator | None = 0,
-    confidence: float = 0.95,
-) -> AverageCurve:
-    """Average curves of several images, with intervals by resampling the images.
-
-    The paper draws the accuracy (``"correct"``) over images that are classified correctly as a
-    whole; whether the curves come from such images is up to the caller.
-
-    Parameters
-    ----------
-    curves : iterable of Curve
-        One an image, all of one mode and one number of patches.
-    metric : {"correct", "probability", "log_odds"}
-    n_bootstrap : int
-        Number of resamples, at least 1.
-    random_state : int, numpy.random.Generator or None
-        Seed or generator of the resamples.
-    confidence : float
-        Level of the intervals, between 0 and 1.
-
-    Returns
-    -------
-    AverageCurve
-        Intervals run from the ``(1 - confidence) / 2`` to the ``(1 + confidence) / 2`` quantile.
-
-    Raises
-    ------
-    ValueError
-        If there are no curves, they differ in mode or length, or an argument is out of range.
-    """
-    curves = _alike(curves)
-    values = np.stack([_metric(curve, metric) for curve in curves])
-    if n_bootstrap < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            "n_bootstrap must be at least 1 and confidence between 0 and 1, got "
-            f"{n_bootstrap} and {confidence}."
-        )
-    n_images, fraction = len(values), curves[0].fraction
-    rng = np.random.default_rng(random_state)
-    # How often each image is drawn: resampling all curves is then one matrix product.
-    draws = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_bootstrap)
-    means = draws @ values / n_images
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    lower, upper = np.quantile(means, tails, axis=0)
-    auc_lower, auc_upper = np.quantile(_area(means, fraction), tails)
-    mean = values.mean(axis=0)
-    return AverageCurve(
-        fraction=fraction,
-        mean=mean,
-        lower=lower,
-        upper=upper,
-        auc=float(_area(mean, fraction)),
-        auc_lower=float(auc_lower),
-        auc_upper=float(auc_upper),
-        n_images=n_images,
-        metric=metric,
-        mode=curves[0].mode,
-        confidence=confidence,
-    )
-
-
-def accuracy_at(curves: Iterable[Curve], fractions: npt.ArrayLike) -> FloatArray:
-    """Share of images whose target is predicted at given fractions of patches.
-
-    Parameters
-    ----------
-    curves : iterable of Curve
-        One an image, all of one mode and one number of patches.
-    fractions : array_like of float
-        Shares of the patches inserted or deleted, each in 0..1; the nearest whole number of
-        patches counts (half a patch rounds up): 0.04 of 196 patches is 8 patches.
-
-    Returns
-    -------
-    ndarray of float64, in the shape of `fractions`
-        Accuracies in 0..1.
-
-    Raises
-    ------
-    ValueError
-        If there are no curves, they differ in mode or length, or a fraction is outside 0..1.
-    """
-    curves = _alike(curves)
-    wanted = np.asarray(fractions, dtype=np.float64)
-    if not ((wanted >= 0) & (wanted <= 1)).all():
-        raise ValueError(f"fractions of patches are in 0..1, got {fractions!r} (4 % is 0.04).")
-    counts = np.floor(wanted * (len(curves[0].fraction) - 1) + 0.5).astype(np.int64)
-    return np.mean([curve.correct for curve in curves], axis=0)[counts]
-
-
-def _metric(curve: Curve, metric: str) -> FloatArray:
+def metric_of(curve: Curve, metric: str) -> FloatArray:
+    """Return one of `METRICS` as floats, shape (n + 1,)."""
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     return np.asarray(getattr(curve, metric), dtype=np.float64)
 
 
-def _area(values: FloatArray, fraction: FloatArray) -> FloatArray:
-    """Trapezoidal rule along the last axis."""
+def area_under(values: FloatArray, fraction: FloatArray) -> FloatArray:
+    """Integrate along the last axis by the trapezoidal rule."""
     return (values[..., 1:] + values[..., :-1]) @ np.diff(fraction) / 2
 
 
-def _alike(curves: Iterable[Curve]) -> Sequence[Curve]:
-    found = list(curves)
-    if not found:
-        raise ValueError("expected one curve or more, got none.")
-    kinds = sorted({(curve.mode, len(curve.fraction) - 1) for curve in found})
-    if len(kinds) > 1:
-        listed = ", ".join(f"{mode} of {n} patches" for mode, n in kinds)
-        raise ValueError(f"only curves of one kind can be averaged, but these mix {listed}.")
-    return found
-
-
-def _checked_order(order: npt.ArrayLike, n: int, name: str) -> npt.NDArray[np.int64]:
+def checked_order(order: npt.ArrayLike, n: int, name: str) -> npt.NDArray[np.int64]:
+    """Return an order that has each of n patches once; raises ValueError for any other."""
     patches = _distinct_patches(order, n, name)
     if len(patches) < n:
         missing = np.setdiff1d(np.arange(n), patches)

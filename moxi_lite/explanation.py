@@ -7,8 +7,10 @@ import dataclasses
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,9 @@ from moxi_lite.game import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+VERBS: Mapping[str, str] = MappingProxyType({"insertion": "inserted", "deletion": "removed"})
+"""What is done to patches in each mode."""
 
 _FORMAT = "moxi-lite explanation"
 _VERSION = 1
@@ -93,6 +98,70 @@ class Explanation:
             f"Explanation({self.mode}, {steps}, target={target!r}, "
             f"stop_reason={self.stop_reason!r})"
         )
+
+    def class_name(self, index: int) -> str:
+        """Name a class that occurs, or number it where the name is unknown.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        str
+        """
+        return self.labels.get(int(index), f"class {int(index)}")
+
+    def patches_to_flip(self) -> int | None:
+        """Count the patches until the prediction turns.
+
+        Returns
+        -------
+        int or None
+            The smallest number of patches, 0 to k, after which an insertion is classified as the
+            target (success) or a deletion no longer is (failure): the point at which the paper's
+            heatmaps stop (Sec. 5.2). None if that never happens or predictions are unknown.
+        """
+        if self.predictions is None or self.target is None:
+            return None
+        start = [] if self.start_prediction is None else [self.start_prediction]
+        on_target = np.array([*start, *self.predictions]) == self.target
+        turned = on_target if self.mode == "insertion" else ~on_target
+        if not turned.any():
+            return None
+        return int(turned.argmax()) + 1 - len(start)
+
+    def summary(self) -> str:
+        """Say in one line what was inserted or removed, and what the model says then.
+
+        Returns
+        -------
+        str
+            Such as ``"5 of 196 patches (2.6 %) inserted; the model then says 'espresso',
+            probability 0.312"``.
+        """
+        k, n = len(self), self.n_players
+        things = "patches" if self.grid is not None else "players"
+        count = f"{k} of {n} {things} ({100 * k / n:.1f} %) {VERBS[self.mode]}"
+        if self.predictions is None:
+            return count
+        flip = self.patches_to_flip()
+        if flip == 0 and self.start_prediction is not None:
+            start = "with none" if self.mode == "insertion" else "with all"
+            said = self.class_name(self.start_prediction)
+            return f"{count}; already {start} of them the model says {said!r}"
+        says = f"{count}; the model then says {self._said(k)}" if k else count
+        if self.target is None or flip == k:
+            return says
+        if flip is None:
+            return f"{says}; the prediction did not turn"
+        return f"{says}; the prediction turned at {flip}, to {self._said(flip)}"
+
+    def _said(self, step: int) -> str:
+        assert self.predictions is not None
+        name = repr(self.class_name(self.predictions[step - 1]))
+        sure = "" if self.confidences is None else f", probability {self.confidences[step - 1]:.3f}"
+        return name + sure
 
     def heatmap(self) -> FloatArray:
         """Colour patches by when they were chosen (Sec. 5.2).

@@ -21,46 +21,16 @@ HEAT = LinearSegmentedColormap.from_list(
 OPACITY = 0.62
 
 
-def class_label(ex: Explanation, index: int) -> str:
-    """Name a class of an explanation, or number it where the name is unknown."""
-    return ex.labels.get(int(index), f"class {int(index)}")
-
-
 def short_label(ex: Explanation, index: int) -> str:
     """Return the first synonym, cut to fit under a small picture."""
-    name = class_label(ex, index).split(",")[0]
+    name = ex.class_name(index).split(",")[0]
     return name if len(name) <= 20 else name[:19] + "…"
-
-
-def flip_step(ex: Explanation) -> int | None:
-    """Find the step at which the prediction turns.
-
-    Parameters
-    ----------
-    ex : Explanation
-        With predictions, that is, from a `PatchGame`.
-
-    Returns
-    -------
-    int or None
-        The smallest number of patches, 0 to k, after which an insertion is classified as the
-        target (success) or a deletion no longer is (failure): the point at which the paper's
-        heatmaps stop (Sec. 5.2).  None if that never happens or predictions are unknown.
-    """
-    if ex.predictions is None or ex.target is None:
-        return None
-    start = [] if ex.start_prediction is None else [ex.start_prediction]
-    on_target = np.array([*start, *ex.predictions]) == ex.target
-    turned = on_target if ex.mode == "insertion" else ~on_target
-    if not turned.any():
-        return None
-    return int(turned.argmax()) + 1 - len(start)
 
 
 def shown_steps(ex: Explanation, steps: int | None) -> int:
     """Return `steps`, checked; None becomes the flip, or all steps if there is none."""
     if steps is None:
-        flip = flip_step(ex)
+        flip = ex.patches_to_flip()
         return len(ex.order) if flip is None else flip
     if not 0 <= steps <= len(ex.order):
         raise ValueError(f"steps must lie in 0..{len(ex.order)} for this explanation, not {steps}.")

@@ -25,9 +25,9 @@ from PIL import Image
 
 from moxi_lite._files import write_atomically
 from moxi_lite.attribution import order_of
-from moxi_lite.explanation import Explanation
+from moxi_lite.explanation import VERBS, Explanation
 from moxi_lite.game import FloatArray, SetSumGame, all_coalitions
-from moxi_lite.heat import class_label, flip_step, heat_colors
+from moxi_lite.heat import heat_colors
 from moxi_lite.search import explain, optimal_sets
 from moxi_lite.values import self_context_interaction, self_context_shapley, shapley_values
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import ipywidgets
 
 _MOST_PLAYERS = 8
-_VERBS = {"insertion": "inserted", "deletion": "removed"}
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,16 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         many patches are present.  It starts where the prediction turns, or at the last step.
     """
     if title is None:
-        aim = "reward" if ex.target is None else class_label(ex, ex.target)
+        aim = "reward" if ex.target is None else ex.class_name(ex.target)
         title = f"{aim}: {ex.mode} step by step" + (f", {ex.model}" if ex.model else "")
     rows, columns = ex.grid or (math.ceil(ex.n_players / 10), min(ex.n_players, 10))
     height, width = (40 * rows, 40 * columns) if ex.image is None else ex.image.shape[:2]
-    flip = flip_step(ex)
+    flip = ex.patches_to_flip()
     alt = "the image as the model sees it" if ex.image is not None else "the players of the game"
     units = "players" if ex.grid is None else "patches"
     data = {
         "mode": ex.mode,
-        "verb": _VERBS[ex.mode],
+        "verb": VERBS[ex.mode],
         "units": units,
         "seen": "present" if ex.image is None else "visible",
         "picture": alt[0].upper() + alt[1:],
@@ -128,7 +127,7 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         "f": _rounded(np.array([ex.f_empty if ex.mode == "insertion" else ex.f_full, *ex.values])),
         "flip": flip,
         "target": ex.target,
-        "targetName": None if ex.target is None else class_label(ex, ex.target).split(",")[0],
+        "targetName": None if ex.target is None else ex.class_name(ex.target).split(",")[0],
         "classes": _classes(ex),
         "probabilities": _probabilities(ex),
     }
@@ -141,7 +140,7 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         "IMAGE": picture,
         "STEPS": str(len(ex)),
         "START": str(len(ex) if flip is None else flip),
-        "VERB": _VERBS[ex.mode],
+        "VERB": VERBS[ex.mode],
         "UNITS": units,
         "DATA": _json_for_html(data),
     }
@@ -153,7 +152,7 @@ def _classes(ex: Explanation) -> list[tuple[int, str] | None] | None:
     if ex.predictions is None:
         return None
     steps = [ex.start_prediction, *ex.predictions.tolist()]
-    return [None if index is None else (index, class_label(ex, index)) for index in steps]
+    return [None if index is None else (index, ex.class_name(index)) for index in steps]
 
 
 def _probabilities(ex: Explanation) -> list[float | None] | None:

@@ -13,121 +13,30 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 
+from moxi_lite._claims import (
+    Claim,
+    Entry,
+    LedgerError,
+    Row,
+    ends_of,
+    load_claims,
+    written_number,
+    written_remarks,
+    written_row,
+    written_value,
+)
 from moxi_lite._errors import unknown_name
 from moxi_lite._files import write_atomically
+from moxi_lite.estimates import Estimate
 
 LEDGER_DIR_VARIABLE = "MOXI_LITE_LEDGER_DIR"
 STATUSES = ("reproduced", "scaled down", "differs", "corrected", "not attempted")
 
 
-class LedgerError(ValueError):
-    """A value left the interval its claim expects, or a stored entry cannot be used."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the paper, as listed in `claims.json`.
-
-    Attributes
-    ----------
-    id : str
-        Short name, used by :func:`record`.
-    section : str
-        Where the paper makes the claim, such as ``"Sec. 5.1, Fig. 3(a)"``.
-    statement : str
-        The claim in our words.
-    value : float or None
-        The paper's number, in `unit`; None for a claim without one.
-    unit : str
-        Unit of `value` and of every recorded value.
-    n : int or None
-        Number of images behind the paper's number, where it says so.
-    tolerance : tuple of (float, float) or None
-        Closed interval in which our value is expected.
-    chapter : str or None
-        The notebook that checks the claim, or is meant to.
-    reason : str
-        Why the claim is not attempted, while no value is recorded.
-    correction : str or None
-        Set when the printed claim is wrong: what is right.
-    claimed : tuple of (float, float) or None
-        For a claim without a number: the interval that our value lies in if the claim holds for
-        us. A value within `tolerance` but not in it "differs".
-    """
-
-    id: str
-    section: str
-    statement: str
-    value: float | None
-    unit: str
-    n: int | None
-    tolerance: tuple[float, float] | None
-    chapter: str | None
-    reason: str
-    correction: str | None
-    claimed: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One recorded value.
-
-    Attributes
-    ----------
-    claim : str
-        The claim's id.
-    value : float
-        Our value, in the claim's unit.
-    n : int or None
-        Number of images or games behind it.
-    interval : tuple of (float, float) or None
-        Confidence interval of the value.
-    note : str
-        What a reader should know: weights, data, setting.
-    scaled : bool
-        Whether the setting is smaller than the paper's in another way than `n` shows.
-    """
-
-    claim: str
-    value: float
-    n: int | None = None
-    interval: tuple[float, float] | None = None
-    note: str = ""
-    scaled: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A claim, what was recorded for it (or None), and the status that follows."""
-
-    claim: Claim
-    entry: Entry | None
-    status: str
-
-
-def _load_claims() -> Mapping[str, Claim]:
-    text = files("moxi_lite").joinpath("claims.json").read_text(encoding="utf-8")
-    intervals = ("tolerance", "claimed")
-    claims = [
-        Claim(**{**item, **{key: _pair(item.get(key)) for key in intervals}})
-        for item in json.loads(text)
-    ]
-    return MappingProxyType({claim.id: claim for claim in claims})
-
-
-def _pair(ends: Iterable[float] | None) -> tuple[float, float] | None:
-    if ends is None:
-        return None
-    low, high = (float(end) for end in ends)
-    return low, high
-
-
-CLAIMS: Mapping[str, Claim] = _load_claims()
+CLAIMS: Mapping[str, Claim] = load_claims()
 
 
 def record(
@@ -178,14 +87,65 @@ def record(
         )
     if n is not None and n < 1:
         raise ValueError(f"n must be at least 1, got {n}.")
-    ends = _pair(interval)
+    ends = ends_of(interval)
     if ends is not None and not -math.inf < ends[0] <= ends[1] < math.inf:
         raise ValueError(f"interval must be two finite numbers in order, got {interval}.")
     entry = Entry(claim_id, float(value), None if n is None else int(n), ends, note, scaled)
     _check(claim, entry)
     _write(entry)
-    print(f"Ledger: {claim_id}: {_describe(Row(claim, entry, _status(claim, entry)))}")
+    print(f"Ledger: {claim_id}: {written_row(Row(claim, entry, _status(claim, entry)))}")
     return entry
+
+
+def record_estimate(
+    claim_id: str,
+    estimate: Estimate,
+    *,
+    n: int,
+    at_least: int = 20,
+    note: str = "",
+    scaled: bool = False,
+) -> Entry | None:
+    """Record a value with its interval, as soon as there are enough images to judge it.
+
+    Too few are fewer than asked for, and fewer than needed where the value leaves the claim's
+    tolerance but its interval reaches back into it. Either is said in a line, and nothing stored.
+
+    Parameters
+    ----------
+    claim_id : str
+        One of the keys of ``CLAIMS``.
+    estimate : Estimate
+        Our value and its interval, in the claim's unit.
+    n : int
+        Number of images or games behind it.
+    at_least : int, optional
+        Number of images from which on a value counts.
+    note, scaled : optional
+        As for `record`.
+
+    Returns
+    -------
+    Entry or None
+        What was recorded.
+
+    Raises
+    ------
+    LedgerError, ValueError
+        As `record` does; the first only if the whole interval lies outside the tolerance.
+    """
+    least, most = _claim(claim_id).tolerance or (-math.inf, math.inf)
+    value, low, high = estimate
+    if n < at_least or math.isnan(low):
+        print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
+        return None
+    if not least <= value <= most and low <= most and high >= least:
+        print(
+            f"{claim_id}: not entered, as {estimate:.3g} is outside the expected {least:g} to "
+            f"{most:g} but its interval is not; n = {n} is too small to judge it"
+        )
+        return None
+    return record(claim_id, value, n=n, interval=(low, high), note=note, scaled=scaled)
 
 
 def read_entries(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Entry]:
@@ -220,7 +180,7 @@ def read_entries(folder: str | os.PathLike[str], *, recursive: bool = True) -> l
     for path in sorted(root.glob("**/*.json" if recursive else "*.json")):
         try:
             item = json.loads(path.read_text(encoding="utf-8"))
-            entries.append(Entry(**{**item, "interval": _pair(item["interval"])}))
+            entries.append(Entry(**{**item, "interval": ends_of(item["interval"])}))
         except (ValueError, TypeError, KeyError) as error:
             raise LedgerError(
                 f"{path} is not a ledger entry ({error}). Delete it and run its notebook again."
@@ -293,9 +253,9 @@ def markdown_table(rows: Iterable[Row], *, notebooks: str = "../notebooks") -> s
         claim, entry = row.claim, row.entry
         cells = (
             f"**{claim.section}.** {claim.statement}",
-            "–" if claim.value is None else _number(claim.value, claim.unit),
-            "–" if entry is None else _ours(claim, entry),
-            f"**{row.status}.** {_remarks(row, notebooks)}",
+            "–" if claim.value is None else written_number(claim.value, claim.unit),
+            "–" if entry is None else written_value(claim, entry),
+            f"**{row.status}.** {written_remarks(row, notebooks)}",
         )
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -354,39 +314,3 @@ def _write(entry: Entry) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(entry), indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / f"{entry.claim}.json", text.encode())
-
-
-def _number(value: float, unit: str) -> str:
-    size = abs(value)
-    if value == int(value) and size < 1e15:
-        text = f"{int(value):,}"
-    else:
-        text = f"{value:.3g}" if size < 100 else f"{value:,.1f}"
-    if not unit:
-        return text
-    return f"{text} {unit}" if unit.startswith("%") else f"{text} ({unit})"
-
-
-def _ours(claim: Claim, entry: Entry) -> str:
-    text = _number(entry.value, claim.unit)
-    if entry.interval is not None:
-        low, high = (_number(end, "") for end in entry.interval)
-        text += f" ({low} to {high})"
-    if entry.n is not None:
-        text += f", n = {entry.n:,}" + (f" of {claim.n:,}" if claim.n is not None else "")
-    return text
-
-
-def _describe(row: Row) -> str:
-    claim = row.claim
-    assert row.entry is not None
-    paper = "" if claim.value is None else f" (paper: {_number(claim.value, claim.unit)})"
-    return f"{_ours(claim, row.entry)}{paper}: {row.status}"
-
-
-def _remarks(row: Row, notebooks: str) -> str:
-    claim, entry = row.claim, row.entry
-    if entry is None:
-        return claim.reason
-    link = claim.chapter and f"[Chapter {claim.chapter[:2]}]({notebooks}/{claim.chapter}.ipynb)."
-    return " ".join(part for part in (claim.correction, entry.note, link) if part)

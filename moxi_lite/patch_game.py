@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -209,6 +210,31 @@ class PatchGame:
         ndarray of float32, shape (m, C)
         """
         return _logits([(self, coalitions)], screening=False)[0]
+
+    def facts(self, classes: Iterable[int]) -> dict[str, Any]:
+        """Collect what an `Explanation` of this game says of image, model and classes.
+
+        Parameters
+        ----------
+        classes : iterable of int
+            Those that occur, besides the target.
+
+        Returns
+        -------
+        dict
+            The fields target, grid, labels, image, model, masking and reward.
+        """
+        return {
+            "target": self.target,
+            "grid": self.grid,
+            "labels": {
+                index: self.model.class_name(index) for index in sorted({self.target, *classes})
+            },
+            "image": self.display,
+            "model": self.model.name,
+            "masking": self.masking,
+            "reward": self.reward,
+        }
 
     def _outcome_of(self, logits: np.ndarray) -> Outcome:
         scores = torch.from_numpy(logits)

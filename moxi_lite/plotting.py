@@ -1,4 +1,4 @@
-"""Pictures of explanations: heatmaps over the image, Figure-1 strips, traces, averaged curves.
+"""Pictures of explanations: heatmaps over the image, Figure-1 strips, traces.
 
 Functions that take ``ax`` draw into it and return it; without ``ax`` they open a figure through
 pyplot, as matplotlib's own users expect.  Nothing here calls ``plt.show()``.
@@ -6,27 +6,21 @@ pyplot, as matplotlib's own users expect.  Nothing here calls ``plt.show()``.
 
 from __future__ import annotations
 
-import hashlib
-import html
 import io
-import json
 from collections.abc import Mapping
-from importlib import resources
 from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize, to_hex
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from moxi_lite.curves import AverageCurve
-from moxi_lite.explanation import Explanation
+from moxi_lite.explanation import VERBS, Explanation
 from moxi_lite.heat import (
     HEAT,
     OPACITY,
-    flip_step,
     heat_colors,
     overlay,
     short_label,
@@ -54,11 +48,10 @@ _REWARD_NAMES = {
     "probability": "probability",
     "logit": "logit",
 }
-_VERBS = {"insertion": "inserted", "deletion": "removed"}
-_METRICS = {"correct": "accuracy", "probability": "probability", "log_odds": "log-odds"}
 
 
-def _new_axes(figsize: tuple[float, float]) -> Axes:
+def new_axes(figsize: tuple[float, float]) -> Axes:
+    """Open a figure with one pair of axes through pyplot; inches."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=figsize, layout="constrained")[1]
@@ -66,7 +59,7 @@ def _new_axes(figsize: tuple[float, float]) -> Axes:
 
 def _step_title(ex: Explanation, steps: int) -> str:
     one, many = ("patch", "patches") if ex.grid is not None else ("player", "players")
-    return f"{steps} of {ex.n_players} {one if ex.n_players == 1 else many} {_VERBS[ex.mode]}"
+    return f"{steps} of {ex.n_players} {one if ex.n_players == 1 else many} {VERBS[ex.mode]}"
 
 
 def _add_colorbar(ex: Explanation, ax: Axes, steps: int) -> None:
@@ -76,7 +69,7 @@ def _add_colorbar(ex: Explanation, ax: Axes, steps: int) -> None:
     ticks = np.unique(np.linspace(1, steps, min(steps, 5)).round())
     bar = ax.figure.colorbar(colors, ax=ax, fraction=0.046, pad=0.03, ticks=ticks, format="%d")
     bar.ax.invert_yaxis()
-    bar.set_label(f"order (1 = {_VERBS[ex.mode]} first)")
+    bar.set_label(f"order (1 = {VERBS[ex.mode]} first)")
 
 
 def plot_explanation(
@@ -115,7 +108,7 @@ def plot_explanation(
     """
     shown = shown_steps(ex, steps)
     if ax is None:
-        ax = _new_axes((4.8, 4) if ex.image is not None else (6, 3.2))
+        ax = new_axes((4.8, 4) if ex.image is not None else (6, 3.2))
     ax.set_title(_step_title(ex, shown) if title is None else title)
     if ex.image is None or ex.grid is None:
         return _plot_bars(ex, ax, shown)
@@ -134,7 +127,7 @@ def _note(ax: Axes, text: str) -> None:
 
 
 def _nothing_to_show(ex: Explanation) -> str:
-    if flip_step(ex) != 0 or ex.target is None:
+    if ex.patches_to_flip() != 0 or ex.target is None:
         return "no patch chosen yet"
     name = short_label(ex, ex.target)
     if ex.mode == "insertion":
@@ -147,7 +140,7 @@ def _plot_bars(ex: Explanation, ax: Axes, steps: int) -> Axes:
     ax.bar(places, ex.values[:steps], color=heat_colors(steps) or None, edgecolor="0.3", lw=0.5)
     ax.set_xticks(places, [str(player) for player in ex.order[:steps]])
     ax.axhline(0, color="0.3", lw=0.8)
-    ax.set_xlabel(f"player, in the order {_VERBS[ex.mode]} (redder = earlier)")
+    ax.set_xlabel(f"player, in the order {VERBS[ex.mode]} (redder = earlier)")
     ax.set_ylabel("f after the step")
     if steps == 0:
         _note(ax, "no step taken")
@@ -175,13 +168,13 @@ def plot_trace(
         The step at which the prediction turns carries a ring.
     """
     if ax is None:
-        ax = _new_axes((5.5, 3.4))
+        ax = new_axes((5.5, 3.4))
     color = color or METHOD_COLORS.get(label or "MoXI", METHOD_COLORS["MoXI"])
     insertion = ex.mode == "insertion"
     trace = np.concatenate([[ex.f_empty if insertion else ex.f_full], ex.values])
     few = len(trace) <= 40
     ax.plot(np.arange(len(trace)), trace, color=color, label=label, marker="o" if few else "", ms=4)
-    if (flip := flip_step(ex)) is not None:
+    if (flip := ex.patches_to_flip()) is not None:
         said = "classified as the target" if insertion else "no longer classified as the target"
         ax.plot(
             flip, trace[flip], "o", ms=11, mfc="none", mec=color, mew=1.8, label=f"{flip}: {said}"
@@ -191,7 +184,7 @@ def plot_trace(
         ax.axhline(goal, color="0.45", lw=1, ls="--", label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     unit = "patches" if ex.grid is not None else "players"
-    ax.set_xlabel(f"{unit} {_VERBS[ex.mode]} (of {ex.n_players})")
+    ax.set_xlabel(f"{unit} {VERBS[ex.mode]} (of {ex.n_players})")
     ax.set_ylabel(_value_label(ex))
     ax.legend(frameon=False, fontsize="small")
     return ax
@@ -288,112 +281,8 @@ def figure1_strip(
             ax.spines[:].set_visible(False)
             ax.set_xlabel(below, fontsize="small")
         row[0].set_ylabel(name, color=METHOD_COLORS.get(name, "black"), fontweight="bold")
-    verb = _VERBS[modes.pop()]
+    verb = VERBS[modes.pop()]
     for ax, step in zip(grid[0], shown, strict=False):
         ax.set_title(f"{step} {verb}", fontsize="medium")
     grid[0, -1].set_title("heatmap (redder = earlier)", fontsize="medium")
     return figure
-
-
-def plot_average_curves(
-    averages: Mapping[str, AverageCurve],
-    ax: Axes | None = None,
-    *,
-    exact: Mapping[str, float] | None = None,
-) -> Axes:
-    """Draw averaged insertion or deletion curves with their intervals (Sec. 5.1, Figure 3).
-
-    Parameters
-    ----------
-    averages : mapping of str to AverageCurve
-        Label -> curve, all of one mode and metric. A label in `METHOD_COLORS` sets the colour.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
-    exact : mapping of str to float, optional
-        Label -> share of the patches, 0..1, beyond which they are only ranked: drawn dotted.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        In per cent, except for log-odds; labels for a legend say the number of images.
-
-    Raises
-    ------
-    ValueError
-        If there is no curve, or modes or metrics differ.
-    """
-    mode, metric = _one_kind(averages)
-    if ax is None:
-        ax = _new_axes((6, 4))
-    scale = 1 if metric == "log_odds" else 100
-    for order, (label, curve) in enumerate(averages.items()):  # the first lies on top
-        color = METHOD_COLORS.get(label, f"C{order}")
-        x, z = 100 * curve.fraction, 3 - order / len(averages)
-        last = np.searchsorted(curve.fraction, (exact or {}).get(label, 1.0) + 1e-9) - 1
-        low, high = scale * curve.lower, scale * curve.upper
-        ax.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=z)
-        y, name = scale * curve.mean, f"{label} (n = {curve.n_images})"
-        ax.plot(x[: last + 1], y[: last + 1], "-", color=color, label=name, zorder=z)
-        ax.plot(x[last:], y[last:], ":", color=color, zorder=z)
-    ax.set_xlabel(f"patches {_VERBS[mode]} (%)")
-    ax.set_ylabel(_METRICS[metric] + (" (nats)" if metric == "log_odds" else " (%)"))
-    return ax
-
-
-def average_curves_html(
-    *metrics: Mapping[str, AverageCurve], start: float = 0.04, title: str = ""
-) -> str:
-    """Write averaged curves as HTML, with a slider over the share of the patches (Figure 3).
-
-    Parameters
-    ----------
-    *metrics : mapping of str to AverageCurve
-        Label -> curve: one of the accuracy, of the probability, or one of each.
-    start : float
-        Share of the patches, 0..1, at which the slider begins.
-    title : str
-        Read out by screen readers.
-
-    Returns
-    -------
-    str
-        One ``<div>`` that needs no other file: ``SliderHTML(html, title)`` shows it.
-
-    Raises
-    ------
-    ValueError
-        If there is no curve; modes, lengths or labels differ; a metric is log-odds or comes twice.
-    """
-    kinds = [_one_kind(averages) for averages in metrics or ({},)]
-    first = metrics[0]
-    n = len(next(iter(first.values())).fraction) - 1
-    everything = [(label, c) for averages in metrics for label, c in averages.items()]
-    kind = (kinds[0][0], n + 1, True)
-    alike = {(c.mode, len(c.fraction), c.metric != "log_odds") for _, c in everything} == {kind}
-    alike = alike and len({*kinds}) == len(kinds)
-    if not alike or [label for label, _ in everything] != [*first] * len(metrics):
-        raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
-    data = {
-        "n": n,
-        "start": int(start * n + 0.5),
-        "verb": _VERBS[kinds[0][0]],
-        "methods": list(first),
-        "colors": [to_hex(METHOD_COLORS.get(k, f"C{order}")) for order, k in enumerate(first)],
-        "images": [curve.n_images for curve in first.values()],
-        "metrics": {
-            _METRICS[named]: [np.round([c.mean, c.lower, c.upper], 4).tolist() for c in curves]
-            for (_, named), curves in zip(kinds, (m.values() for m in metrics), strict=True)
-        },
-    }
-    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    page = resources.files("moxi_lite").joinpath("curves.html").read_text(encoding="utf-8")
-    page = page.replace("@@TOKEN@@", hashlib.sha256(packed.encode()).hexdigest()[:16])
-    return page.replace("@@TITLE@@", html.escape(title)).replace("@@DATA@@", packed).rstrip("\n")
-
-
-def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:
-    """Mode and metric, which all curves of one picture share."""
-    kinds = sorted({(curve.mode, curve.metric) for curve in averages.values()})
-    if len(kinds) != 1:
-        raise ValueError(f"one picture shows curves of one mode and metric, not {kinds or 'none'}.")
-    return kinds[0]

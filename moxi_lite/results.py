@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pandas as pd
 import pooch
 
 FOLDER_VARIABLE = "MOXI_LITE_RESULTS_DIR"
+_BRANCH = "main"  # of the repository, as in _config.yml
 _HERE = Path(__file__).resolve().parent.parent / "results"
 
 
@@ -80,8 +83,9 @@ def stored_study(model: str = "vit_tiny_patch16_224") -> tuple[pd.DataFrame, dic
     -------
     table : pandas.DataFrame
         One row for each image, method, mode and step, with the columns of `run_study`. Method
-        ``"shapley-paper"`` drew 200 iterations for some of the images, as the paper does, and
-        ``"shapley-paper-50"`` 50 for more.
+        ``"shapley-paper"`` drew 200 iterations for some of the images, as the paper does,
+        ``"shapley-paper-50"`` and ``"shapley-paper-10"`` 50 and 10; ``"shapley-10"`` drew 10
+        permutations with their reverses.
     provenance : dict
         How each part of it came about: settings, seconds, hardware, images.
 
@@ -94,6 +98,50 @@ def stored_study(model: str = "vit_tiny_patch16_224") -> tuple[pd.DataFrame, dic
     record = stored_result(f"imagenet/{model}.json")
     provenance: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     return pd.read_parquet(path), provenance
+
+
+def provenance_text(provenance: Mapping[str, Any], mode: str | None = None) -> str:
+    """Say in words where a stored study comes from, for the foot of a figure.
+
+    Parameters
+    ----------
+    provenance : mapping
+        From `stored_study`.
+    mode : {"insertion", "deletion"}, optional
+        Only the parts with this mode; by default all.
+
+    Returns
+    -------
+    str
+        Three lines for each part of the study, then the command and what is to be known.
+    """
+    lines = []
+    for name, part in provenance["phases"].items():
+        settings, machines = part["settings"], part["environments"]
+        if mode is not None and mode not in settings["modes"]:
+            continue
+        draws = "".join(f", {method} {n}" for method, n in settings["n_samples"].items())
+        rows, columns = settings["grid"]
+        commits: Counter[str] = Counter()
+        for made in machines:
+            commits[_short_commit(made["commit"])] += made["images"]
+        lines += [
+            f"{name}: {part['n_studied']} images, {' and '.join(settings['modes'])}, "
+            f"{rows} x {columns} patches, masking {settings['masking']!r}, {settings['dtype']}, "
+            f"seed {settings['random_state']}{draws}",
+            f"    {part['seconds'] / max(part['n_studied'], 1):.0f} s an image on "
+            f"{machines[0]['processor']} ({machines[0]['device']}), until {part['finished'][:10]}; "
+            f"weights SHA-256 {settings['weights_sha256'][:12]}, "
+            f"list of images {part['image_list_sha256'][:12]}",
+            f"    commit {', '.join(f'{commit} ({n} images)' for commit, n in commits.items())}",
+        ]
+    return "\n".join([*lines, f"made by: {provenance['command']}", *provenance.get("notes", ())])
+
+
+def _short_commit(commit: str | None) -> str:
+    if commit is None:
+        return "unknown"
+    return commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _folders() -> list[Path]:
@@ -117,7 +165,7 @@ def _address() -> str | None:
     home = dict(link.split(", ", 1) for link in links).get("Repository", "")
     if "github.com" not in home:
         return None
-    return f"{home.replace('github.com', 'raw.githubusercontent.com')}/main/results"
+    return f"{home.replace('github.com', 'raw.githubusercontent.com')}/{_BRANCH}/results"
 
 
 def _not_found(name: str, folders: list[Path]) -> str:

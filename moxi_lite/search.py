@@ -215,6 +215,11 @@ class _Greedy:
         self._stopped = self._stop is not None and self._stop(step)
         self.done = self._stopped or step.number == self.budget
 
+    def _facts(self) -> dict[str, Any]:
+        if not isinstance(self.game, PatchGame):
+            return {}
+        return self.game.facts(s.prediction for s in self._steps if s.prediction is not None)
+
     def explanation(self, stop: str | StopRule | None) -> Explanation:
         """Summarise the finished search."""
         start, taken = self._steps[0], self._steps[1:]
@@ -236,7 +241,7 @@ class _Greedy:
             confidences=np.array([s.confidence for s in taken], float) if has_classes else None,
             start_prediction=start.prediction,
             start_confidence=start.confidence,
-            **_patch_facts(self.game, self._steps),
+            **self._facts(),
         )
 
 
@@ -367,18 +372,3 @@ def _step(outcome: AnyOutcome, row: int, number: int, player: int | None) -> Ste
         return Step(number, player, value, prediction=None, confidence=None)
     prediction, confidence = int(outcome.predictions[row]), float(outcome.confidences[row])
     return Step(number, player, value, prediction, confidence)
-
-
-def _patch_facts(game: Game, steps: list[Step]) -> dict[str, Any]:
-    if not isinstance(game, PatchGame):
-        return {}
-    classes = {game.target, *(step.prediction for step in steps if step.prediction is not None)}
-    return {
-        "target": game.target,
-        "grid": game.grid,
-        "labels": {index: game.model.class_name(index) for index in sorted(classes)},
-        "image": game.display,
-        "model": game.model.name,
-        "masking": game.masking,
-        "reward": game.reward,
-    }

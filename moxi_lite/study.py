@@ -237,8 +237,8 @@ def run_study(
     return _collect(folder, settings, [image.name for image in described], failed)
 
 
-def study_curves(table: pd.DataFrame, method: str, mode: str) -> list[Curve]:
-    """Turn the table of a study back into curves, for `average_curves` and `accuracy_at`.
+def study_curves(table: pd.DataFrame, method: str, mode: str) -> dict[str, Curve]:
+    """Turn the table of a study back into curves, for `average_curves` and `average_differences`.
 
     Parameters
     ----------
@@ -249,8 +249,8 @@ def study_curves(table: pd.DataFrame, method: str, mode: str) -> list[Curve]:
 
     Returns
     -------
-    list of Curve
-        One an image, in the order of the table.
+    dict of str to Curve
+        By the image's name, in the order of the table.
 
     Raises
     ------
@@ -262,8 +262,8 @@ def study_curves(table: pd.DataFrame, method: str, mode: str) -> list[Curve]:
         if name not in known:
             raise unknown_name(kind, name, known)
     rows = table[(table["method"] == method) & (table["mode"] == mode)]
-    return [
-        Curve(
+    return {
+        str(image): Curve(
             fraction=steps["step"].to_numpy(np.float64) / steps["step"].max(),
             correct=steps["correct"].to_numpy(),
             probability=steps["probability"].to_numpy(np.float64),
@@ -271,8 +271,8 @@ def study_curves(table: pd.DataFrame, method: str, mode: str) -> list[Curve]:
             mode=mode,
             target=int(steps["target"].iloc[0]),
         )
-        for _, steps in rows.groupby("image", observed=True, sort=False)
-    ]
+        for image, steps in rows.groupby("image", observed=True, sort=False)
+    }
 
 
 def _model_for(

@@ -216,14 +216,6 @@ def _with_facts(
     """Add what is known of the image, the model and the classes."""
     if not isinstance(game, PatchGame) or found.predictions is None:
         return dataclasses.replace(found, target=target)
-    classes = {target, game.target, found.start_prediction, *found.predictions.tolist()}
-    return dataclasses.replace(
-        found,
-        target=target,
-        grid=game.grid,
-        labels={index: game.model.class_name(index) for index in sorted(classes)},
-        image=image,
-        model=game.model.name,
-        masking=game.masking,
-        reward=game.reward,
-    )
+    classes = {target, found.start_prediction, *found.predictions.tolist()}
+    facts = game.facts(classes) | {"target": target, "image": image}
+    return dataclasses.replace(found, **facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from moxi_lite.digits import SetSumComposites, set_sum_composites, set_sum_labels
+from moxi_lite.estimates import wilson
 from moxi_lite.game import all_coalitions
 
 BATCH = 250
@@ -36,13 +36,13 @@ def evaluate(network: nn.Module, n: int, source: str) -> dict[str, Any]:
             by_distinct[str(count)] = {
                 "composites": len(some),
                 "accuracy": round(float(some.mean()), 4),
-                "accuracy_interval": wilson(int(some.sum()), len(some)),
+                "accuracy_interval": interval(int(some.sum()), len(some)),
             }
     return {
         "composites": n,
         "seed": SEED,
         "accuracy": round(float(right.mean()), 4),
-        "accuracy_interval": wilson(int(right.sum()), n),
+        "accuracy_interval": interval(int(right.sum()), n),
         "accuracy_interval_over_digits": digit_bootstrap(right, composites.ids),
         "by_distinct_digits": by_distinct,
         "calibration_error": calibration_error(logits, composites.labels),
@@ -57,12 +57,10 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([network(batch) for batch in images.split(BATCH)])
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> list[float]:
+def interval(successes: int, n: int) -> list[float]:
     """95 % score interval of a proportion (Wilson, 1927)."""
-    p, square = successes / n, z * z
-    middle = (p + square / (2 * n)) / (1 + square / n)
-    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n)) / (1 + square / n)
-    return [round(middle - half, 4), round(middle + half, 4)]
+    _, low, high = wilson(successes, n)
+    return [round(low, 4), round(high, 4)]
 
 
 def digit_bootstrap(

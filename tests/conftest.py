@@ -9,6 +9,7 @@ import huggingface_hub.constants as hub
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -17,6 +18,9 @@ from moxi_lite import data
 from moxi_lite._weights import cached_weights, why_unreachable
 from moxi_lite.models import load_model
 
+# First calls import libraries, and machines are shared: no time limit for a single example.
+settings.register_profile("moxi-lite", deadline=None)
+settings.load_profile("moxi-lite")
 torch.set_num_threads(min(2, torch.get_num_threads()))
 HUB_MODEL = "vit_tiny_patch16_224"
 _hub_reason = pytest.StashKey[str]()

@@ -1,4 +1,4 @@
-"""Curves against plain loops and areas by hand; averages; orders that are none."""
+"""Curves against plain loops and areas by hand; orders that are none."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from moxi_lite.curves import (
     Curve,
-    accuracy_at,
-    average_curves,
     complete_order,
     curves_of,
     deletion_curve,
@@ -151,54 +149,6 @@ def test_completed_orders_have_every_patch_once(permutation, k):
     assert exact.sum() == (12 if k >= 11 else k)
 
 
-def test_average_by_hand():
-    curves = [made([0.2, 0.4, 0.9]), made([0.6, 0.2, 0.7]), made([0.1, 0.6, 0.8])]
-    average = average_curves(curves, "probability")
-    np.testing.assert_allclose(average.mean, [0.3, 0.4, 0.8])
-    assert average.auc == pytest.approx(np.mean([curve.auc() for curve in curves]))
-    assert (average.n_images, average.metric, average.mode) == (3, "probability", "insertion")
-    np.testing.assert_allclose(average_curves(curves).mean, [1 / 3, 1 / 3, 1])
-    assert (average.lower <= average.mean).all() and (average.mean <= average.upper).all()
-    # The last point has no spread in accuracy: every image is right there.
-    assert average_curves(curves).lower[-1] == average_curves(curves).upper[-1] == 1
-
-
-def test_bootstrap_interval_is_about_two_standard_errors_wide():
-    values = np.random.default_rng(0).normal(0.5, 0.05, size=(200, 1)).repeat(3, axis=1)
-    curves = [made(value) for value in values]
-    average = average_curves(curves, "probability", n_bootstrap=4000)
-    error = values[:, 0].std() / np.sqrt(200)
-    np.testing.assert_allclose(average.upper - average.mean, 1.96 * error, rtol=0.1)
-    np.testing.assert_allclose(average.mean - average.lower, 1.96 * error, rtol=0.1)
-    # All points move together, so the area has the interval of each of them.
-    assert average.auc_upper == pytest.approx(average.upper[0])
-    narrow = average_curves(curves, "probability", n_bootstrap=4000, confidence=0.5)
-    np.testing.assert_allclose(narrow.upper - narrow.mean, 0.674 * error, rtol=0.1)
-
-
-def test_bootstrap_repeats_and_one_image_has_no_interval():
-    curves = [made([0.2, 0.4]), made([0.6, 0.3])]
-    first, again = (average_curves(iter(curves), "probability", random_state=1) for _ in range(2))
-    np.testing.assert_array_equal(first.lower, again.lower)
-    alone = average_curves(curves[:1], "probability")
-    np.testing.assert_array_equal(alone.lower, alone.mean)
-    np.testing.assert_array_equal(alone.upper, alone.mean)
-
-
-def test_accuracy_at_the_nearest_count():
-    curves = [
-        made([0.3] * 6, correct=[0, 0, 1, 1, 1, 1]),
-        made([0.3] * 6, correct=[0, 1, 1, 0, 1, 1]),
-    ]
-    fractions = [0, 0.09, 0.1, 0.2, 0.3, 0.6, 1]
-    expected = [0, 0, 0.5, 0.5, 1, 0.5, 1]
-    np.testing.assert_array_equal(accuracy_at(curves, fractions), expected)
-    assert accuracy_at(curves, 0.2) == 0.5
-    # 4 % of the 196 patches of the paper's models
-    step = made([0.3] * 197, correct=np.arange(197) >= 8)
-    assert accuracy_at([step], 0.04) == 1 and accuracy_at([step], 0.038) == 0
-
-
 @pytest.mark.parametrize(
     ("order", "words"),
     [
@@ -237,22 +187,6 @@ def test_bad_arguments(tiny_cnn, pixels):
     curve = made([0.2, 0.4])
     with pytest.raises(ValueError, match="Did you mean 'probability'"):
         curve.auc("probabilty")
-    with pytest.raises(ValueError, match="unknown metric"):
-        average_curves([curve], "accuracy")
-    for average in (average_curves, lambda curves: accuracy_at(curves, 0.5)):
-        with pytest.raises(ValueError, match="got none"):
-            average([])
-        with pytest.raises(ValueError, match="deletion of 1 patches, insertion of 1 patches"):
-            average([curve, made([0.2, 0.4], "deletion")])
-        with pytest.raises(ValueError, match="insertion of 1 patches, insertion of 2 patches"):
-            average([curve, made([0.2, 0.4, 0.4])])
-    with pytest.raises(ValueError, match="n_bootstrap"):
-        average_curves([curve], n_bootstrap=0)
-    with pytest.raises(ValueError, match="confidence"):
-        average_curves([curve], confidence=95)
-    for outside in (4, -0.1, np.nan):
-        with pytest.raises(ValueError, match=r"0\.\.1"):
-            accuracy_at([curve], outside)
     with pytest.raises(ValueError, match="repeats patch 1"):
         complete_order([1, 1], np.zeros(4))
     with pytest.raises(ValueError, match="has patch 4"):

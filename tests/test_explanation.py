@@ -1,6 +1,7 @@
 """Explanation: heatmap, visible patches, and saving without loss."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,27 @@ def ex():
 
 def test_heatmap(ex):
     np.testing.assert_array_equal(ex.heatmap(), [[0.5, np.nan], [np.nan, 1.0]])
+
+
+def test_summary(ex):
+    assert ex.patches_to_flip() == 2
+    assert ex.summary() == (
+        "2 of 4 patches (50.0 %) inserted; the model then says 'a \"cat\" </script>', "
+        "probability 0.750"
+    )
+    went_on = replace(ex, predictions=np.array([1, 1]))
+    assert went_on.summary().endswith(
+        "probability 0.750; the prediction turned at 1, to 'a \"cat\" </script>', probability 0.250"
+    )
+    never = replace(ex, predictions=np.array([7, 8]), confidences=None)
+    assert never.summary().endswith("then says 'class 8'; the prediction did not turn")
+    already = replace(ex, mode="deletion")
+    assert already.summary() == (
+        "2 of 4 patches (50.0 %) removed; already with all of them the model says 'dög'"
+    )
+    assert replace(ex, target=None).summary().endswith("probability 0.750")
+    bare = Explanation(ex.order, ex.values, 0, 1, 3, 5, "insertion", "budget")
+    assert bare.summary() == "2 of 3 players (66.7 %) inserted"
 
 
 def test_visible(ex):

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pytest
 
 from moxi_lite import ledger
+from moxi_lite.estimates import Estimate
 from moxi_lite.ledger import CLAIMS, Claim, Entry, LedgerError
 
 
@@ -51,6 +52,22 @@ def status_of(entries):
 @pytest.mark.parametrize("value", [80, 90, 100])
 def test_the_ends_of_a_tolerance_belong_to_it(toy, value):
     assert ledger.record("toy", value, n=1000) == Entry("toy", float(value), n=1000)
+
+
+def test_an_estimate_waits_for_enough_images(toy, tmp_path, capsys):
+    enough = Estimate(90.0, 80, 97)
+    assert ledger.record_estimate("toy", enough, n=19) is None
+    assert "n = 19 and should be at least 20" in capsys.readouterr().out
+    undecided = Estimate(75.0, 60, 85)
+    assert ledger.record_estimate("toy", undecided, n=30) is None
+    assert "n = 30 is too small" in capsys.readouterr().out
+    unknown = Estimate(90.0, float("nan"), float("nan"))
+    assert ledger.record_estimate("toy", unknown, n=3, at_least=2) is None
+    assert not (tmp_path / "ledger").exists()
+    with pytest.raises(LedgerError, match="75"):
+        ledger.record_estimate("toy", Estimate(75.0, 71, 79), n=30)
+    entry = ledger.record_estimate("toy", enough, n=20, note="Few.", scaled=True)
+    assert entry == Entry("toy", 90, 20, (80, 97), "Few.", True)
 
 
 @pytest.mark.parametrize("value", [79.999, 100.001, 0.9, float("nan"), float("inf")])

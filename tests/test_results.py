@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from moxi_lite import results
-from moxi_lite.results import FOLDER_VARIABLE, stored_result, stored_study
+from moxi_lite.results import FOLDER_VARIABLE, provenance_text, stored_result, stored_study
 
 
 @pytest.fixture
@@ -25,6 +25,43 @@ def test_a_study_is_its_table_and_its_provenance(folder: Path) -> None:
     table, provenance = stored_study("tiny")
     assert table.to_dict("list") == {"image": ["a"], "step": [0]}
     assert provenance == {"model": "tiny"}
+
+
+def test_provenance_in_words() -> None:
+    def part(modes: list[str], *commits: str | None) -> dict[str, object]:
+        return {
+            "settings": {
+                "modes": modes,
+                "dtype": "mixed",
+                "masking": "drop",
+                "grid": [14, 14],
+                "random_state": 0,
+                "n_samples": {"rise": 1000},
+                "weights_sha256": "3f1f07da5e1337265ac1",
+            },
+            "environments": [
+                {"processor": "Zuse Z3", "device": "cpu", "commit": commit, "images": 2}
+                for commit in commits
+            ],
+            "n_studied": 4,
+            "seconds": 50.0,
+            "finished": "2026-11-23T02:38:14+00:00",
+            "image_list_sha256": "0123456789abcdef",
+        }
+
+    commits = ("a" * 40, f"{'b' * 40}-dirty", "a" * 40)
+    phases = {"up": part(["insertion"], *commits), "down": part(["deletion"], None)}
+    provenance = {"phases": phases, "command": "make study", "notes": ["Be careful."]}
+    text = provenance_text(provenance, "insertion")
+    assert text.splitlines() == [
+        "up: 4 images, insertion, 14 x 14 patches, masking 'drop', mixed, seed 0, rise 1000",
+        "    12 s an image on Zuse Z3 (cpu), until 2026-11-23; weights SHA-256 3f1f07da5e13, list "
+        "of images 0123456789ab",
+        "    commit aaaaaaaaaa (4 images), bbbbbbbbbb-dirty (2 images)",
+        "made by: make study",
+        "Be careful.",
+    ]
+    assert "commit unknown" in provenance_text(provenance)
 
 
 def test_a_mistyped_name_lists_what_is_near(folder: Path) -> None:

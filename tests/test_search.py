@@ -62,7 +62,7 @@ weights = st.lists(st.integers(-50, 50), min_size=2, max_size=7)
 
 
 @given(weights)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_greedy_is_optimal_on_modular_games(weights):
     game = modular_game(weights)
     for mode in ("insertion", "deletion"):
@@ -72,7 +72,7 @@ def test_greedy_is_optimal_on_modular_games(weights):
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_greedy_never_beats_the_optimum(seed, n):
     game = random_game(seed, n)
     inserted, deleted = explain(game), explain(game, mode="deletion")
@@ -84,7 +84,7 @@ def test_greedy_never_beats_the_optimum(seed, n):
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_step_maximises_self_context_value_plus_interaction(seed, n):
     """Eq. 7: argmax f(S u b) = argmax phi0(b) + I0(S, b)."""
     game = random_game(seed, n)
@@ -97,7 +97,7 @@ def test_every_step_maximises_self_context_value_plus_interaction(seed, n):
 
 
 @given(st.integers(0, 10_000), st.integers(2, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_deletion_maximises_the_corrected_equation_13(seed, n):
     """n phi_d(b) - (n - s) I_d(S, b), not the sign and scale printed in the paper."""
     game = random_game(seed, n)

@@ -26,7 +26,8 @@ from PIL import Image
 from moxi_lite import _cli_study, _study_store, _study_work
 from moxi_lite._study_work import greedy_order
 from moxi_lite.attribution import attribute, order_of
-from moxi_lite.curves import average_curves, deletion_curve, insertion_curve
+from moxi_lite.averages import average_curves
+from moxi_lite.curves import deletion_curve, insertion_curve
 from moxi_lite.data import load_image
 from moxi_lite.models import WeightsUnavailableError
 from moxi_lite.patch_game import PatchGame
@@ -255,10 +256,10 @@ def test_the_last_patch_left_is_exact(tiny_vit, photos, budget, n_exact):
 def test_curves_come_back_from_the_table(tiny_vit, photos, tmp_path):
     result = run_study(photos, tiny_vit, ["moxi-", "random"], ["insertion"], tmp_path)
     curves = study_curves(pd.read_parquet(result.path), "random", "insertion")
-    assert len(curves) == len(photos)
+    assert list(curves) == result.table["image"].unique().tolist()
     stored = rows(result.table, method="random")
     expected = stored.groupby("step")["probability"].mean().to_numpy()
-    average = average_curves(curves, "probability")
+    average = average_curves(curves.values(), "probability")
     np.testing.assert_allclose(average.mean, expected, atol=1e-6)
     np.testing.assert_array_equal(average.fraction, np.arange(N + 1) / N)
     with pytest.raises(ValueError, match="Did you mean 'moxi-'"):
