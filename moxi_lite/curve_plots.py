@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 
 import numpy as np
@@ -25,6 +25,7 @@ def plot_average_curves(
     ax: Axes | None = None,
     *,
     exact: Mapping[str, float] | None = None,
+    bands: Collection[str] | None = None,
 ) -> Axes:
     """Draw averaged insertion or deletion curves with their intervals (Sec. 5.1, Figure 3).
 
@@ -36,6 +37,8 @@ def plot_average_curves(
         Where to draw; a new figure by default.
     exact : mapping of str to float, optional
         Label -> share of the patches, 0..1, beyond which they are only ranked: drawn dotted.
+    bands : collection of str, optional
+        Labels of the curves whose intervals are drawn; all by default.
 
     Returns
     -------
@@ -45,10 +48,10 @@ def plot_average_curves(
     Raises
     ------
     ValueError
-        If there is no curve, modes or metrics differ, or `exact` has other labels.
+        If there is no curve, modes or metrics differ, or `exact` or `bands` has other labels.
     """
     mode, metric = _one_kind(averages)
-    for label in exact or {}:
+    for label in (*(exact or {}), *(bands or ())):
         if label not in averages:
             raise unknown_name("label", label, averages)
     if ax is None:
@@ -58,8 +61,9 @@ def plot_average_curves(
         color = METHOD_COLORS.get(label, f"C{order}")
         x, z = 100 * curve.fraction, 3 - order / len(averages)
         last = np.searchsorted(curve.fraction, (exact or {}).get(label, 1.0) + 1e-9) - 1
-        low, high = scale * curve.lower, scale * curve.upper
-        ax.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=z)
+        if bands is None or label in bands:
+            low, high = scale * curve.lower, scale * curve.upper
+            ax.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=z)
         y, name = scale * curve.mean, f"{label} (n = {curve.n_images})"
         ax.plot(x[: last + 1], y[: last + 1], "-", color=color, label=name, zorder=z)
         ax.plot(x[last:], y[last:], ":", color=color, zorder=z)

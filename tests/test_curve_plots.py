@@ -50,6 +50,13 @@ class TestAverageCurves:
         assert solid.get_xdata().tolist() == [0, 25, 50]
         assert dotted.get_xdata().tolist() == [50, 75, 100]
 
+    def test_intervals_of_some_curves_only(self):
+        curves = {"MoXI": averaged(), "own": averaged(switch=(1, 3))}
+        for bands, n_bands in ((None, 2), (["own"], 1), ((), 0)):
+            assert len(plot_average_curves(curves, bands=bands).collections) == n_bands
+        with pytest.raises(ValueError, match="unknown label 'other'"):
+            plot_average_curves(curves, bands=["other"])
+
     def test_a_label_without_a_curve_is_refused(self):
         with pytest.raises(ValueError, match="Did you mean 'MoXI'"):
             plot_average_curves({"MoXI": averaged()}, exact={"Moxi": 0.5})
