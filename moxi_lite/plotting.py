@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from moxi_lite.explanation import VERBS, Explanation
@@ -79,6 +80,7 @@ def plot_explanation(
     title: str | None = None,
     steps: int | None = None,
     colorbar: bool = True,
+    numbers: str | None = None,
 ) -> Axes:
     """Draw the paper's heatmap over the image (Sec. 5.2, Figure 4).
 
@@ -96,6 +98,8 @@ def plot_explanation(
         succeeds, or removed until it fails; all of them if the prediction never turns.
     colorbar : bool
         Whether to add the bar that says what red means.
+    numbers : {"order", "patch"}, optional
+        Write into each coloured patch when it was chosen, from 1, or which patch it is, from 0.
 
     Returns
     -------
@@ -104,8 +108,10 @@ def plot_explanation(
     Raises
     ------
     ValueError
-        If `steps` exceeds the length of the explanation.
+        If `steps` exceeds the length of the explanation, or `numbers` is something else.
     """
+    if numbers not in (None, "order", "patch"):
+        raise ValueError(f'numbers must be "order", "patch" or None, not {numbers!r}.')
     shown = shown_steps(ex, steps)
     if ax is None:
         ax = new_axes((4.8, 4) if ex.image is not None else (6, 3.2))
@@ -116,9 +122,26 @@ def plot_explanation(
     ax.set_axis_off()
     if shown == 0:
         _note(ax, _nothing_to_show(ex))
-    elif colorbar and shown > 1:
+        return ax
+    if numbers is not None:
+        _add_numbers(ex, ax, shown, from_one=numbers == "order")
+    if colorbar and shown > 1:
         _add_colorbar(ex, ax, shown)
     return ax
+
+
+def _add_numbers(ex: Explanation, ax: Axes, steps: int, from_one: bool) -> None:
+    assert ex.image is not None and ex.grid is not None
+    height, width = ex.image.shape[:2]
+    rows, columns = ex.grid
+    inches = ax.get_window_extent().width / ax.figure.dpi / columns
+    size = min(10, 0.42 * 72 * inches)  # three digits fill a patch
+    for number, patch in enumerate(ex.order[:steps].tolist(), start=1):
+        row, column = divmod(patch, columns)
+        x, y = (column + 0.5) * width / columns - 0.5, (row + 0.5) * height / rows - 0.5
+        text = str(number if from_one else patch)
+        label = ax.text(x, y, text, color="white", fontsize=size, ha="center", va="center")
+        label.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
 
 
 def _note(ax: Axes, text: str) -> None:

@@ -74,6 +74,22 @@ def test_earlier_patches_are_redder_and_others_grey(mode):
         assert redness(cell(picture, player)) == 0
 
 
+def test_patches_are_numbered_where_they_are():
+    ex = make()
+    for numbers, expected in (("order", ["1", "2"]), ("patch", [str(p) for p in ex.order[:2]])):
+        ax = plot_explanation(ex, numbers=numbers)
+        assert [text.get_text() for text in ax.texts] == expected
+        height, width = ex.image.shape[:2]
+        rows, columns = ex.grid
+        for text, patch in zip(ax.texts, ex.order, strict=False):
+            x, y = text.get_position()
+            assert (int(y // (height / rows)), int(x // (width / columns))) == divmod(
+                patch, columns
+            )
+    with pytest.raises(ValueError, match='"order", "patch" or None'):
+        plot_explanation(ex, numbers="player")
+
+
 def test_heat_falls_in_lightness_too():
     colors = np.array([to_rgb(color) for color in heat_colors(8)])
     lightness = rgb2lab(colors[None])[0, :, 0]
