@@ -54,6 +54,7 @@ class Scene:
     left: int = -1
     right: int = -1
     drawn: bool = False  # by the rule, and not as an example
+    tried: int = 0  # pairs looked at until this one was found
 
 
 def side_by_side(model: moxi.Classifier, left: int, right: int) -> torch.Tensor:
@@ -71,14 +72,14 @@ def best_two(model: moxi.Classifier, pixels: torch.Tensor) -> list[int]:
 
 
 def scene_of_pair(
-    model: moxi.Classifier, left: int, right: int, drawn: bool
+    model: moxi.Classifier, left: int, right: int, tried: int = 0
 ) -> tuple[Scene | None, list[int]]:
     pixels = side_by_side(model, left, right)
     best = best_two(model, pixels)
     if set(best) != {left, right}:
         return None, best
     name = f"imagenet-{left:04d}-{right:04d}"
-    return Scene(name, pixels, best[1], left, right, drawn), best
+    return Scene(name, pixels, best[1], left, right, drawn=tried > 0, tried=tried), best
 
 
 def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
@@ -87,7 +88,7 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
         pixels = model.preprocess(moxi.sample_photo(name))
         yield Scene(f"photo-{name}", pixels, model.class_index(target))
     for left, right in EXAMPLE_PAIRS:
-        scene, best = scene_of_pair(model, left, right, drawn=False)
+        scene, best = scene_of_pair(model, left, right)
         if scene is not None:
             yield scene
         else:
@@ -100,7 +101,7 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
         if not all(classifies(model, index) for index in (left, right)):
             continue
         tried += 1
-        scene, _ = scene_of_pair(model, left, right, drawn=True)
+        scene, _ = scene_of_pair(model, left, right, tried)
         if scene is not None:
             found += 1
             yield scene
@@ -178,8 +179,8 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**about, "step": step + 1, "patch": patch, **said}
 
 
-def collect(model: moxi.Classifier, names: list[str]) -> None:
-    """Join what is finished of the scenes named."""
+def collect(model: moxi.Classifier, names: list[str], n_tried: int) -> None:
+    """Join what is finished of the scenes named, the last of them found after so many pairs."""
     paths = [SHARDS / f"{name}.json" for name in names]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
     table = pd.DataFrame(row for record in records for row in rows_of(record))
@@ -198,6 +199,7 @@ def collect(model: moxi.Classifier, names: list[str]) -> None:
         "grid": list(GRID),
         "n_scenes": len(records),
         "n_drawn": sum(each["drawn"] for each in records),
+        "n_tried": n_tried,
         "seconds": round(sum(each["seconds"] for each in records), 1),
         "environments": [json.loads(text) for text in sorted(environments)],
         "scenes": [
@@ -224,16 +226,17 @@ def main() -> None:
         adopt_settings(model)
     except (OSError, ValueError) as error:
         fail(str(error))
-    names = []
+    names, n_tried = [], 0
     for scene in scenes(model, options.pairs):
         path = SHARDS / f"{scene.name}.json"
         names.append(scene.name)
+        n_tried = max(n_tried, scene.tried)
         if not path.is_file():
             record = study(model, scene)
             write_atomically(path, json.dumps(record).encode())
             say(f"{scene.name}: {record['seconds']:.0f} s")
-            collect(model, names)
-    collect(model, names)
+            collect(model, names, n_tried)
+    collect(model, names, n_tried)
 
 
 def adopt_settings(model: moxi.Classifier) -> None:
