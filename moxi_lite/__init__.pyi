@@ -34,7 +34,8 @@ from .patch_game import Outcome, PatchGame
 from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
 from .results import stored_result, stored_study
 from .search import Optimum, Step, explain, explain_many, optimal_sets
-from .study import StudyResult, run_study, study_curves
+from .study import StudyResult, run_study
+from .study_tables import study_curves, study_explanation
 from .target_class import ClassExplanation, explain_class
 from .values import (
     ShapleyEstimate,
@@ -116,6 +117,7 @@ __all__ = [
     "stored_result",
     "stored_study",
     "study_curves",
+    "study_explanation",
     "tabulate",
     "wilson",
 ]

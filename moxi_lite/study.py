@@ -20,12 +20,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from moxi_lite._errors import unknown_name
 from moxi_lite._study_images import describe_images
 from moxi_lite._study_settings import (
     ModelSource,
@@ -39,7 +37,6 @@ from moxi_lite._study_store import StudyFolder, concatenate, provenance_of
 from moxi_lite._study_work import Job, Outcome, build_game, study_image
 from moxi_lite.attribution import attribute
 from moxi_lite.classifier import Classifier
-from moxi_lite.curves import Curve
 
 _LONGEST_PAUSE = 10.0
 
@@ -235,44 +232,6 @@ def run_study(
             stacklevel=2,
         )
     return _collect(folder, settings, [image.name for image in described], failed)
-
-
-def study_curves(table: pd.DataFrame, method: str, mode: str) -> dict[str, Curve]:
-    """Turn the table of a study back into curves, for `average_curves` and `average_differences`.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        From `run_study`, or read from its Parquet file.
-    method, mode : str
-        Which rows.
-
-    Returns
-    -------
-    dict of str to Curve
-        By the image's name, in the order of the table.
-
-    Raises
-    ------
-    ValueError
-        If the table has no such method or mode.
-    """
-    for kind, name in (("method", method), ("mode", mode)):
-        known = table[kind].unique()
-        if name not in known:
-            raise unknown_name(kind, name, known)
-    rows = table[(table["method"] == method) & (table["mode"] == mode)]
-    return {
-        str(image): Curve(
-            fraction=steps["step"].to_numpy(np.float64) / steps["step"].max(),
-            correct=steps["correct"].to_numpy(),
-            probability=steps["probability"].to_numpy(np.float64),
-            log_odds=steps["log_odds"].to_numpy(np.float64),
-            mode=mode,
-            target=int(steps["target"].iloc[0]),
-        )
-        for image, steps in rows.groupby("image", observed=True, sort=False)
-    }
 
 
 def _model_for(

@@ -32,7 +32,8 @@ from moxi_lite.data import load_image
 from moxi_lite.models import WeightsUnavailableError
 from moxi_lite.patch_game import PatchGame
 from moxi_lite.search import explain
-from moxi_lite.study import run_study, study_curves
+from moxi_lite.study import run_study
+from moxi_lite.study_tables import study_curves, study_explanation
 
 MODES = ["insertion", "deletion"]
 N = 16  # patches of tiny_vit
@@ -266,6 +267,34 @@ def test_curves_come_back_from_the_table(tiny_vit, photos, tmp_path):
         study_curves(result.table, "moxi", "insertion")
     with pytest.raises(ValueError, match="unknown mode 'deletion'"):
         study_curves(result.table, "random", "deletion")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_explanations_come_back_from_the_table(tiny_vit, photos, tmp_path, mode):
+    table = run_study(photos, tiny_vit, ["moxi"], [mode], tmp_path).table
+    image = table["image"].unique()[-1]
+    ex = explain(PatchGame(tiny_vit, load_image(photos[-1])), mode)
+    stored = study_explanation(table, image, "moxi", mode, class_name="something")
+    np.testing.assert_array_equal(stored.order, ex.order)
+    np.testing.assert_allclose(stored.values, ex.values, atol=1e-4)
+    np.testing.assert_allclose([stored.f_empty, stored.f_full], [ex.f_empty, ex.f_full], atol=1e-4)
+    assert (stored.grid, stored.target, stored.mode) == (ex.grid, ex.target, mode)
+    assert stored.class_name(stored.target) == "something"
+    assert stored.patches_to_flip() == ex.patches_to_flip()
+    first = study_explanation(table, image, "moxi", mode, steps=3)
+    np.testing.assert_array_equal(first.order, ex.order[:3])
+    assert (len(first), first.stop_reason) == (3, "budget")
+
+
+def test_explanations_from_a_table_refuse_what_is_not_there(tiny_vit, photos, tmp_path):
+    table = run_study(photos[:1], tiny_vit, ["random"], ["insertion"], tmp_path).table
+    key = (table["image"].iloc[0], "random", "insertion")
+    with pytest.raises(ValueError, match="unknown image 'nowhere'"):
+        study_explanation(table, "nowhere", *key[1:])
+    with pytest.raises(ValueError, match="pass grid="):
+        study_explanation(table, *key, grid=(2, 3))
+    with pytest.raises(ValueError, match="steps must be in 0"):
+        study_explanation(table, *key, steps=N + 1)
 
 
 def test_mixed_precision_is_stored_and_used(tiny_vit, photos, tmp_path):
