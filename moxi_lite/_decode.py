@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
+MAX_RATIO = 100  # the short side is made as long as the model asks, and the long one with it
 
 
 def decode_image(content: bytes, what: str) -> Image.Image:
@@ -37,6 +38,11 @@ def finish_image(image: Image.Image, what: str) -> Image.Image:
             f"{what}: {width} x {height} pixels (width x height) is too small, expected "
             f"{MIN_SIDE} a side or more."
         )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(
+            f"{what}: {width} x {height} pixels is a strip, of which a model would see a tiny "
+            f"part: expected one side at most {MAX_RATIO} times the other. Crop it first."
+        )
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"{what}: {width} x {height} pixels is too large to decode safely, expected at most "
@@ -57,6 +63,11 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
             raise ValueError(
                 f"{what}: integer pixels from {values.min()} to {values.max()}, expected 16 bits, "
                 "0 to 65535. Scale them to 0..255 (uint8) first."
+            )
+        if image.mode == "I" and 0 < values.max() <= 255:
+            raise ValueError(
+                f"{what}: mode I with pixels from {values.min()} to {values.max()} may be 8 bits "
+                "or 16. Convert it to mode L (8 bits) or I;16 first."
             )
         image = array_to_image(values.astype(np.uint16))
     elif image.mode == "F":

@@ -1,9 +1,11 @@
-"""Error messages shared by the whole package."""
+"""Error messages and checks shared by the whole package."""
 
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError:
@@ -30,3 +32,40 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError
     full_list = "" if near and len(names) > 12 else f"Expected one of: {listed}."
     sentences = [f"unknown {kind} {given!r}.", hint, full_list]
     return ValueError(" ".join(filter(None, sentences)))
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return an argument that must be a whole number, 3 or ``numpy.int64(3)`` but not 3.0 or True.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : object
+        What the caller passed.
+    low : int
+        The least allowed.
+    high : int, optional
+        The most allowed.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        If it is not a whole number.
+    ValueError
+        If it is out of range.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}.") from None
+    if number < low or (high is not None and number > high):
+        expected = f"at least {low}" if high is None else f"in {low}..{high}"
+        raise ValueError(f"{name} must be {expected}, got {number}.")
+    return number

@@ -143,12 +143,12 @@ def _resolve_layer(
     """Return the layer and the function that makes its output a map, (1, channels, h, w)."""
     module = model.module
     if target_layer is None:
-        layer = _before_last_attention(module)
+        layer = _before_last_attention(model)
         if layer is None:
             layer = _last_feature_map(model, image)
     else:
         layer = _named_layer(module, target_layer)
-    return layer, _checked(reshape or _default_reshape(module))
+    return layer, _checked(reshape or _default_reshape(model))
 
 
 def _named_layer(module: nn.Module, target_layer: nn.Module | str) -> nn.Module:
@@ -170,18 +170,23 @@ def _named_layer(module: nn.Module, target_layer: nn.Module | str) -> nn.Module:
     return target_layer
 
 
-def _before_last_attention(module: nn.Module) -> nn.Module | None:
+def _before_last_attention(model: Classifier) -> nn.Module | None:
     """Return the LayerNorm before the last attention of a Vision Transformer, as timm has it."""
-    blocks = getattr(module, "blocks", None)
-    if _token_grid(module) is None or not isinstance(blocks, nn.Sequential | nn.ModuleList):
+    blocks = getattr(model.module, "blocks", None)
+    if _token_grid(model) is None or not isinstance(blocks, nn.Sequential | nn.ModuleList):
         return None
     norm = getattr(blocks[-1], "norm1", None)
     return norm if hasattr(blocks[-1], "attn") and isinstance(norm, nn.Module) else None
 
 
-def _token_grid(module: nn.Module) -> tuple[int, int] | None:
-    grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
-    return tuple(grid) if grid is not None and hasattr(module, "num_prefix_tokens") else None
+def _token_grid(model: Classifier) -> tuple[int, int] | None:
+    embed = getattr(model.module, "patch_embed", None)
+    grid = getattr(embed, "grid_size", None)
+    if grid is None or not hasattr(model.module, "num_prefix_tokens"):
+        return None
+    # grid_size is the grid of the size that the model was built for
+    of_size = getattr(embed, "dynamic_feat_size", None)
+    return tuple(grid if of_size is None else of_size(model.input_size))
 
 
 def _last_feature_map(model: Classifier, image: Tensor) -> nn.Module:
@@ -217,8 +222,8 @@ def _channels_first(module: nn.Module, output: Tensor) -> Tensor:
     return output.permute(0, 3, 1, 2) if last else output
 
 
-def _default_reshape(module: nn.Module) -> Reshape:
-    grid = _token_grid(module)
+def _default_reshape(model: Classifier) -> Reshape:
+    module, grid = model.module, _token_grid(model)
 
     def to_map(output: Tensor) -> Tensor:
         if output.ndim == 4:

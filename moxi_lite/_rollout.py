@@ -59,7 +59,7 @@ def rollout_map(
                 f"rollout is not defined for {model.name}: {problem}. {_PASS_ATTENTION}"
             )
         weights: Iterable[Tensor] = attention_weights(module, images)
-        grid = tuple(module.patch_embed.grid_size)
+        grid = tuple(module.patch_embed.dynamic_feat_size(model.input_size))
         prefix = module.num_prefix_tokens
     else:
         with torch.no_grad():

@@ -302,10 +302,21 @@ def file_sha256(path: Path) -> str:
 
 
 def state_sha256(module: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors of a module."""
+    """SHA-256 over names, dtypes, shapes and bytes of all that a module's state holds."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+
+    def feed(name: str, value: Any) -> None:
+        if isinstance(value, tuple | list):  # quantised layers pack weight and bias
+            for number, part in enumerate(value):
+                feed(f"{name}.{number}", part)
+        elif not isinstance(value, torch.Tensor):  # extra state
+            digest.update(f"{name} {value!r}\n".encode())
+        else:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            plain = value.int_repr() if value.is_quantized else value
+            flat = plain.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+
+    for name, value in module.state_dict().items():
+        feed(name, value)
     return digest.hexdigest()

@@ -6,15 +6,13 @@ become an order of patches by `order_of`, and every order draws curves (`moxi_li
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite._gradcam import Reshape, gradcam_map
 from moxi_lite._rollout import AttentionFunction, rollout_map
 from moxi_lite.game import FloatArray, Game, as_game, evaluate, player_count
@@ -300,7 +298,7 @@ def _equal_cost_permutations(n: int) -> int:
 
 
 def _rise(game: Game, n_masks: int, rng: np.random.Generator, show_progress: bool) -> FloatArray:
-    total = operator.index(n_masks)
+    total = whole_number("n_samples", n_masks, 0)
     if total < 2 or total % 2:
         raise ValueError(
             f"rise draws masks in pairs: n_samples must be even and at least 2, got {n_masks}."

@@ -226,6 +226,8 @@ def _steps(fractions: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
 
 
 def _alike(curves: Iterable[Curve] | Mapping[str, Curve]) -> Sequence[Curve]:
+    if isinstance(curves, Curve):
+        raise TypeError("averages are of several curves: pass a list of them, such as [curve].")
     found = list(curves.values() if isinstance(curves, Mapping) else curves)
     if not found:
         raise ValueError("expected one curve or more, got none.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -132,6 +131,8 @@ class Classifier:
         ------
         IndexError
             If an index is outside 0..C-1.
+        TypeError
+            If it is neither a name nor a whole number.
         ValueError
             If no class has the name (near matches are listed), or several have.
         """
@@ -147,11 +148,13 @@ class Classifier:
                 raise ValueError(
                     f"class name {name_or_index!r} is ambiguous: {options}. Pass the index instead."
                 )
-            if not wanted.isdecimal():
+            if not wanted.removeprefix("-").isdecimal():
                 allowed = [part for parts in synonyms for part in parts]
                 raise unknown_name("class", name_or_index, dict.fromkeys(allowed))
             name_or_index = int(wanted)
-        index = operator.index(name_or_index)
+        if isinstance(name_or_index, bool) or not isinstance(name_or_index, int | np.integer):
+            raise TypeError(f"a class is its name or its index, not {name_or_index!r}.")
+        index = int(name_or_index)
         if not 0 <= index < self.n_classes:
             raise IndexError(
                 f"class index {index} is out of range: {self.name} has {self.n_classes} classes, "

@@ -142,6 +142,11 @@ def curves_of(
         raise TypeError(
             f"curves need predicted classes, so a PatchGame, not {type(game).__name__}."
         )
+    if not isinstance(orders, Mapping):
+        raise TypeError(
+            f"orders must be a dict from a name to an order, such as {{'mine': order}}, not "
+            f"{type(orders).__name__}."
+        )
     n = game.n_players
     ranks = np.empty((len(orders), n), dtype=np.int64)
     for row, (name, order) in enumerate(orders.items()):

@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import importlib.util
 import itertools
-import operator
 import os
 import re
 import urllib.error
@@ -252,7 +251,9 @@ def _registry_names() -> tuple[str, ...]:
 
 
 def _check_index(index: int) -> int:
-    number = operator.index(index)
+    if isinstance(index, bool) or not isinstance(index, int | np.integer):
+        raise TypeError(f"an ImageNet class is a whole number such as 281, not {index!r}.")
+    number = int(index)
     if not 0 <= number < len(_registry_names()):
         raise IndexError(
             f"ImageNet class {number} is out of range: there are {len(_registry_names())} sample "

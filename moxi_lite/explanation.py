@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -237,10 +238,9 @@ class Explanation:
         ValueError
             If the file is not an explanation of a version that this package knows.
         """
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not JSON, let alone an Explanation: {error}.") from None
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
             raise ValueError(f"{path} is not a saved Explanation (no field format={_FORMAT!r}).")
@@ -252,15 +252,41 @@ class Explanation:
         if names != record.keys():
             differing = ", ".join(sorted(names ^ record.keys()))
             raise ValueError(f"{path} is damaged: missing or unknown fields {differing}.")
-        for name, dtype in _ARRAYS.items():
-            if record[name] is not None:
-                record[name] = np.array(record[name], dtype=dtype)
-        if record["image"] is not None:
-            with Image.open(io.BytesIO(base64.b64decode(record["image"]))) as image:
-                record["image"] = np.asarray(image.convert("RGB"))
-        record["labels"] = {int(index): name for index, name in record["labels"].items()}
-        record["grid"] = None if record["grid"] is None else tuple(record["grid"])
-        return cls(**record)
+        try:
+            found = cls(**_decoded(record))
+            problem = found._problem()
+        except (ValueError, TypeError, AttributeError, OSError) as error:  # of many decoders
+            raise ValueError(f"{path} is damaged: {error}.") from error
+        if problem:
+            raise ValueError(f"{path} is damaged: {problem}.")
+        return found
+
+    def _problem(self) -> str:
+        """Say what cannot be in an explanation; nothing if all is well."""
+        k, n = len(self.order), self.n_players
+        for name in _ARRAYS:
+            values = getattr(self, name)
+            if values is not None and values.shape != (k,):
+                return f"{name} has shape {values.shape} for {k} steps"
+        if len(set(self.order.tolist()) & set(range(n))) != k:
+            return f"its order is not one of different players out of {n}"
+        if self.grid is not None and math.prod(self.grid) != n:
+            return f"a grid {self.grid} does not have {n} patches"
+        return "" if self.mode in VERBS else f"its mode is {self.mode!r}"
+
+
+def _decoded(record: dict[str, Any]) -> dict[str, Any]:
+    """Turn what JSON can hold into the fields of an explanation."""
+    fields = dict(record)
+    for name, dtype in _ARRAYS.items():
+        if fields[name] is not None:
+            fields[name] = np.array(fields[name], dtype=dtype)
+    if fields["image"] is not None:
+        with Image.open(io.BytesIO(base64.b64decode(fields["image"]))) as image:
+            fields["image"] = np.asarray(image.convert("RGB"))
+    fields["labels"] = {int(index): name for index, name in fields["labels"].items()}
+    fields["grid"] = None if fields["grid"] is None else tuple(fields["grid"])
+    return fields
 
 
 def _png_base64(image: np.ndarray) -> str:

@@ -32,8 +32,10 @@ def shown_steps(ex: Explanation, steps: int | None) -> int:
     if steps is None:
         flip = ex.patches_to_flip()
         return len(ex.order) if flip is None else flip
-    if not 0 <= steps <= len(ex.order):
-        raise ValueError(f"steps must lie in 0..{len(ex.order)} for this explanation, not {steps}.")
+    if isinstance(steps, float) or not 0 <= steps <= len(ex.order):
+        raise ValueError(
+            f"steps must be a whole number in 0..{len(ex.order)} for this explanation, not {steps}."
+        )
     return steps
 
 

@@ -279,11 +279,18 @@ class PixelMasking:
         baseline: Tensor,
         grid: tuple[int, int],
     ) -> None:
-        if baseline.shape != image.shape or not bool(torch.isfinite(baseline).all()):
-            raise ValueError(
-                f"the baseline must hold finite numbers in the image's shape {tuple(image.shape)}, "
-                f"but has shape {tuple(baseline.shape)}."
+        if not isinstance(baseline, Tensor):
+            raise TypeError(
+                "the baseline must be a tensor of the image's shape "
+                f"{tuple(image.shape)}, not {type(baseline).__name__}."
             )
+        if baseline.shape != image.shape:
+            raise ValueError(
+                f"the baseline must have the image's shape {tuple(image.shape)}, but has shape "
+                f"{tuple(baseline.shape)}."
+            )
+        if not bool(torch.isfinite(baseline).all()):
+            raise ValueError("the baseline holds NaN or Inf: expected finite numbers.")
         self._module = module
         self._image = image
         self._baseline = baseline
@@ -349,12 +356,20 @@ def make_masking(
     Raises
     ------
     ValueError
-        If the name is unknown, or deletion is not defined for this model or this grid.
+        If the name is unknown, or deletion is not defined for this model or this grid, or a
+        baseline has another shape than the image or is not finite.
+    TypeError
+        If it is none of these, or the function returns no tensor.
     """
     if isinstance(masking, Tensor):
         return PixelMasking(module, image, masking.to(image), grid)
     if callable(masking):
         return PixelMasking(module, image, masking(image), grid)
+    if not isinstance(masking, str):
+        raise TypeError(
+            f"masking must be a name, a tensor (3, H, W) or a function that makes one, not "
+            f"{type(masking).__name__}: make a tensor with model.preprocess or torch.from_numpy."
+        )
     if masking == "drop":
         return TokenDeletion(module, image, grid)
     if masking not in BASELINES:

@@ -143,7 +143,8 @@ def load_model(
             weights_sha256=digest,
             transform=timm.data.create_transform(**config, is_training=False),
         )
-    module.requires_grad_(False)
+        for parameter in module.parameters():  # a scripted module has no requires_grad_
+            parameter.requires_grad_(False)
     return classifier
 
 
@@ -243,7 +244,8 @@ def _dry_run(module: nn.Module, name: str, size: tuple[int, int]) -> int:
     except Exception as error:  # whatever the caller's forward may raise
         raise ValueError(
             f"{name} failed on a batch of zeros of shape {tuple(zeros.shape)}: {error}. "
-            "Check input_size."
+            "A model of colour images, three channels, of this size is expected: check "
+            "input_size=, or wrap a model of grey images."
         ) from error
     if not isinstance(out, torch.Tensor):
         raise TypeError(
@@ -262,6 +264,7 @@ def _dry_run(module: nn.Module, name: str, size: tuple[int, int]) -> int:
 
 def _class_names(n_classes: int, given: Sequence[str] | None) -> tuple[str, ...]:
     if given is not None:
+        given = given if isinstance(given, str) else list(given)
         if isinstance(given, str) or not all(isinstance(name, str) for name in given):
             raise TypeError("class_names must be a sequence of strings, one a class.")
         if len(given) != n_classes:

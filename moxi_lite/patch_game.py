@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from moxi_lite._batches import Batcher
+from moxi_lite._errors import whole_number
 from moxi_lite.classifier import Classifier
 from moxi_lite.game import BoolArray, FloatArray, as_coalitions
 from moxi_lite.masking import BaselineFunction, Masking, make_masking
@@ -127,8 +127,8 @@ class PatchGame:
             )
         self._reward_of = get_reward(reward)
         self.reward = reward
-        if batch_size is not None and operator.index(batch_size) < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, 1)
         pixels = _as_pixels(model, image)
         self.model = model
         self.grid = _check_grid(model.grid if grid is None else grid)
@@ -289,6 +289,8 @@ def _logits(requests: Sequence[Request], screening: bool) -> list[np.ndarray]:
 
 def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ValueError(f"the image has no pixels: its size is {image.size}.")
         return model.preprocess(image)
     if not isinstance(image, Tensor):
         raise TypeError(
@@ -307,10 +309,14 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
 
 
 def _check_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
-    sides = (grid, grid) if isinstance(grid, int) else tuple(grid)
-    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-        raise ValueError(f"grid must be two positive whole numbers (rows, columns), not {grid!r}.")
-    return int(sides[0]), int(sides[1])
+    sides = tuple(grid) if isinstance(grid, Sequence | np.ndarray) else (grid, grid)
+    try:
+        rows, columns = (whole_number("grid", side, 1) for side in sides)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"grid must be one positive whole number or two (rows, columns), not {grid!r}."
+        ) from None
+    return rows, columns
 
 
 def _precisions(dtype: torch.dtype | str | None) -> tuple[torch.dtype, torch.dtype]:

@@ -277,7 +277,14 @@ def figure1_strip(
     ------
     ValueError
         If there is no explanation, their modes differ, or one holds no image.
+    TypeError
+        If they do not come as a mapping.
     """
+    if not isinstance(explanations, Mapping):
+        raise TypeError(
+            "figure1_strip takes a dict from a method's name to its explanation, such as "
+            f"{{'MoXI': ex}}, not {type(explanations).__name__}."
+        )
     if not explanations:
         raise ValueError("figure1_strip needs at least one explanation, but the mapping is empty.")
     modes = {ex.mode for ex in explanations.values()}

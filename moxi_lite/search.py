@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +147,11 @@ def explain_many(
     _check_mode(mode)
     if search not in SEARCHES:
         raise unknown_name("search", search, SEARCHES)
+    if not isinstance(games, Iterable):
+        raise TypeError(
+            f"explain_many takes a list of games, not one {type(games).__name__}: pass [game], or "
+            "use explain."
+        )
     searches = [_Greedy(game, mode, budget, _stop_rule(stop, game, mode)) for game in games]
     ends = _outcomes([(each.game, each.ends()) for each in searches])
     for each, outcome in zip(searches, ends, strict=True):
@@ -173,7 +178,7 @@ class _Greedy:
 
     def __init__(self, game: Game, mode: str, budget: int | None, stop: StopRule | None) -> None:
         self.game = game
-        self.budget = _check_budget(budget, player_count(game))
+        self.budget = checked_budget(budget, player_count(game))
         self.done = False
         self._mode = mode
         self._stop = stop
@@ -320,10 +325,18 @@ def _check_mode(mode: str) -> None:
         raise unknown_name("mode", mode, MODES)
 
 
-def _check_budget(budget: int | None, n_players: int) -> int:
+def checked_budget(budget: int | None, n_players: int) -> int:
+    """Return the most steps that a search may take; 3.0 counts as 3.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole number of players.
+    """
     if budget is None:
         return n_players
-    if int(budget) != budget or not 1 <= budget <= n_players:
+    number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
+    if not number or not 1 <= budget <= n_players or int(budget) != budget:
         raise ValueError(
             f"budget must be a whole number of players in 1..{n_players}, not {budget!r}."
         )

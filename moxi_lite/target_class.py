@@ -15,7 +15,7 @@ from moxi_lite.game import BoolArray, FloatArray
 from moxi_lite.heat import visible_image
 from moxi_lite.patch_game import Outcome, PatchGame
 from moxi_lite.reward import get_reward
-from moxi_lite.search import Step, explain
+from moxi_lite.search import Step, checked_budget, explain
 
 
 class ClassGame(Protocol):
@@ -95,7 +95,10 @@ def explain_class(
     Raises
     ------
     ValueError
-        If the budget is not a whole number of players in 1..n.
+        If the budget is not a whole number of players in 1..n, or the model's scores are not
+        finite.
+    TypeError
+        If the game has no classes.
 
     Notes
     -----
@@ -103,21 +106,25 @@ def explain_class(
     is left; the order by :math:`f_t - f_p` and stopping are choices of this package.  Ties go to
     the lowest index.
     """
-    n = game.n_players
-    if budget is not None and (int(budget) != budget or not 1 <= budget <= n):
-        raise ValueError(f"budget must be a whole number of players in 1..{n}, not {budget!r}.")
-    cleared = _clear(game, n if budget is None else int(budget), follow, show_progress)
+    missing = [name for name in ("logits", "target", "reward") if not hasattr(game, name)]
+    if missing:
+        raise TypeError(
+            f"explain_class needs a game with classes, such as a PatchGame; {type(game).__name__} "
+            f"has no {' and no '.join(missing)}."
+        )
+    most = checked_budget(budget, game.n_players)
+    cleared = _clear(game, most, follow, show_progress)
     if cleared.stop_reason != "flip":
         return ClassExplanation(cleared, None)
     players = np.flatnonzero(cleared.visible(len(cleared)))
     found = explain(
         _Remainder(game, players),
         mode="deletion",
-        budget=None if budget is None else min(int(budget), len(players)),
+        budget=min(most, len(players)),
         stop="flip",
         show_progress=show_progress,
     )
-    found = dataclasses.replace(found, order=players[found.order], n_players=n)
+    found = dataclasses.replace(found, order=players[found.order], n_players=game.n_players)
     image = visible_image(cleared, len(cleared)) if cleared.image is not None else None
     return ClassExplanation(cleared, _with_facts(found, game, game.target, image))
 
@@ -197,7 +204,13 @@ class _Remainder:
 
 
 def _logits(game: ClassGame, rows: BoolArray) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(game.logits(rows), dtype=np.float32))
+    logits = torch.from_numpy(np.asarray(game.logits(rows), dtype=np.float32))
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(
+            "the model gives NaN or infinite scores for part of the image: check the model and the "
+            "masking."
+        )
+    return logits
 
 
 def _outcome(game: ClassGame, logits: torch.Tensor, index: int) -> Outcome:

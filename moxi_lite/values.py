@@ -7,7 +7,6 @@ of players; the self-context and full-context quantities (Eqs. 5, 6, 10, 11) nee
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias
@@ -15,7 +14,7 @@ from typing import SupportsIndex, TypeAlias
 import numpy as np
 from tqdm.auto import tqdm
 
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite.game import (
     CountingGame,
     FloatArray,
@@ -202,7 +201,7 @@ def estimate_shapley(
     """
     if method not in _SAMPLERS:
         raise unknown_name("method", method, _SAMPLERS)
-    total = operator.index(n_samples)
+    total = whole_number("n_samples", n_samples, 1)
     if total < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
     counted = CountingGame(game)

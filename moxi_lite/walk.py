@@ -64,7 +64,9 @@ def follow(
     patches = checked_order(order, n, "order")
     chosen = np.empty(n, dtype=np.int64)
     chosen[patches] = np.arange(n)
-    ends = game.outcome(np.array([[False] * n, [True] * n]))
+    none_and_all = np.array([[False] * n, [True] * n])
+    ends = game.outcome(none_and_all)
+    checked_rewards(ends.rewards, none_and_all)
     start = 0 if inserting else 1
     values, predictions, confidences = (
         part[start : start + 1] for part in (ends.rewards, ends.predictions, ends.confidences)

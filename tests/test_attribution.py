@@ -313,6 +313,18 @@ def test_rows_of_rollout_sum_to_one(tiny_vit, pixels):
         np.testing.assert_allclose(rollout(weights[:depth]).sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("method", ["rollout", "gradcam"])
+def test_a_vit_fed_with_another_size_than_it_was_built_for(method):
+    if method in GRADCAMS:
+        needs_gradcam()
+    module = small_vit(dynamic_img_size=True).module
+    model = load_model(module, input_size=(48, 32))
+    game = PatchGame(model, torch.randn(3, 48, 32, generator=torch.Generator().manual_seed(0)))
+    scores = attribute(game, method)
+    assert (game.grid, scores.shape) == ((6, 4), (24,))
+    assert np.isfinite(scores).all() and scores.std() > 0
+
+
 def test_rollout_of_two_layers_by_hand():
     first = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
     second = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])

@@ -117,3 +117,16 @@ def test_bad_arguments():
     for outside in (4, -0.1, np.nan):
         with pytest.raises(ValueError, match=r"0\.\.1"):
             accuracy_at([curve], outside)
+
+
+def test_one_curve_is_no_average():
+    curve = Curve(
+        fraction=np.array([0.0, 1.0]),
+        correct=np.array([False, True]),
+        probability=np.array([0.1, 0.9]),
+        log_odds=np.array([-2.0, 2.0]),
+        mode="insertion",
+        target=0,
+    )
+    with pytest.raises(TypeError, match="pass a list"):
+        average_curves(curve)

@@ -218,6 +218,9 @@ def test_tiny_and_huge_images_are_refused(monkeypatch):
         load_image(encode(Image.new("RGB", (200, 15))))
     with pytest.raises(ValueError, match="too small"):
         load_image(np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"16 x 1601 pixels is a strip.*at most 100 times"):
+        load_image(encode(Image.new("L", (16, 1601))))
+    assert load_image(Image.new("L", (16, 1600))).size == (16, 1600)
     monkeypatch.setattr(_decode, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="too large to decode safely"):
         load_image(encode(Image.new("L", (40, 40))))
@@ -229,6 +232,15 @@ def test_decompression_bombs_are_refused_before_decoding():
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     with pytest.raises(ValueError, match="too large to decode safely"):
         load_image(bytes(content))
+
+
+def test_integer_pixels_that_may_be_8_bits_are_refused():
+    grey = Image.new("L", (16, 16), 120)
+    with pytest.raises(ValueError, match="mode I with pixels from 120 to 120 may be 8 bits"):
+        load_image(grey.convert("I"))
+    deep = Image.fromarray(np.full((16, 16), 30_840, np.int32), mode=None)
+    assert deep.mode == "I"
+    assert load_image(deep).getpixel((0, 0)) == (120, 120, 120)
 
 
 # --- arrays ---------------------------------------------------------------------------------

@@ -147,12 +147,12 @@ def test_pools_cannot_be_changed_by_accident():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"n": 0}, ValueError, "n 0 is out of range: expected 1 or more"),
+        ({"n": 0}, ValueError, "n must be at least 1, got 0"),
         ({"n": 1.5}, TypeError, "n must be a whole number, got 1.5"),
-        ({"grid": 5}, ValueError, "grid 5 is out of range: expected 1 to 4"),
-        ({"grid": 0}, ValueError, "grid 0 is out of range"),
+        ({"grid": 5}, ValueError, "grid must be in 1..4, got 5"),
+        ({"grid": 0}, ValueError, "grid must be in 1..4, got 0"),
         ({"grid": (2, 2)}, TypeError, "grid must be a whole number"),
-        ({"seed": -1}, ValueError, "seed -1 is out of range"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"split": "tets"}, ValueError, "unknown split 'tets'. Did you mean 'test'"),
         ({"source": "mnits"}, ValueError, "unknown source 'mnits'. Did you mean 'mnist'"),
         ({"digits": [1, 2, 3, 10]}, ValueError, "digit 10 is out of range: expected 0 to 9"),

@@ -106,6 +106,34 @@ def test_load_refuses_other_files(tmp_path, content, words):
         Explanation.load(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("order", "abc", "damaged"),
+        ("order", [3, 3], "different players out of 4"),
+        ("order", [3, 500], "different players out of 4"),
+        ("values", [1.0], r"values has shape \(1,\) for 2 steps"),
+        ("labels", [1], "damaged"),
+        ("image", "bm90IGEgcG5n", "damaged"),
+        ("mode", "swap", "its mode is 'swap'"),
+        ("grid", [3, 3], "does not have 4 patches"),
+    ],
+)
+def test_load_refuses_damaged_files(ex, tmp_path, field, value, words):
+    path = ex.save(tmp_path / "ex.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=words) as told:
+        Explanation.load(path)
+    assert "ex.json" in str(told.value)
+
+
+def test_load_refuses_a_photograph(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(bytes([255, 216, 255, 224]))
+    with pytest.raises(ValueError, match=r"photo\.jpg is not JSON"):
+        Explanation.load(path)
+
+
 def test_the_file_is_plain_json(ex, tmp_path):
     record = json.loads(ex.save(tmp_path / "ex.json").read_text())
     assert record["order"] == [3, 0] and record["labels"]["7"] == "dög"

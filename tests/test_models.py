@@ -256,6 +256,36 @@ def test_own_module_is_tried_on_zeros(forward, kind, message):
         load_model(module, input_size=32)
 
 
+def test_networks_for_grey_images_are_told_apart():
+    with pytest.raises(ValueError, match="three channels"):
+        load_model(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), input_size=32)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:Warning")
+def test_scripted_modules_are_taken():
+    module = nn.Sequential(nn.Conv2d(3, 2, 32), nn.Flatten())
+    scripted = load_model(torch.jit.script(module), input_size=32)
+    assert not any(p.requires_grad for p in scripted.module.parameters())
+    assert scripted.weights_sha256 == load_model(module, input_size=32).weights_sha256
+
+
+def test_the_hash_covers_all_of_a_state():
+    class Stateful(MeanNet):
+        def __init__(self, state):
+            super().__init__()
+            self.state = state
+
+        def get_extra_state(self):
+            return self.state
+
+        def set_extra_state(self, state):
+            self.state = state
+
+    states = [{"scale": 1}, {"scale": 2}, (torch.zeros(2), 1), (torch.ones(2), 1)]
+    hashes = [load_model(Stateful(state), input_size=32).weights_sha256 for state in states]
+    assert len(set(hashes)) == len(states)
+
+
 @pytest.mark.parametrize("arguments", [{"input_size": 8}, {"class_names": ["one"]}])
 def test_a_refused_module_is_given_back_as_it_was(arguments):
     class Picky(MeanNet):

@@ -246,13 +246,33 @@ def test_bad_images(tiny_vit, pixels):
         ({"masking": "mean", "grid": (33, 3)}, ValueError, r"1\.\.32 rows"),
         ({"grid": (3, 2)}, ValueError, "own 4x4"),
         ({"batch_size": 0}, ValueError, "at least 1"),
-        ({"batch_size": 2.5}, TypeError, "float"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),
         ({"dtype": "bf16"}, TypeError, "torch.dtype"),
+        ({"target": 1.5}, TypeError, "a class is its name or its index, not 1.5"),
+        ({"target": True}, TypeError, "not True"),
+        ({"target": "-1"}, IndexError, "class index -1 is out of range"),
+        ({"masking": "mean", "grid": 7.5}, ValueError, "one positive whole number or two"),
+        ({"masking": "mean", "grid": True}, ValueError, "not True"),
+        ({"masking": np.zeros((3, 32, 32))}, TypeError, "not ndarray"),
+        ({"masking": lambda image: image.numpy()}, TypeError, "must be a tensor.*not ndarray"),
+        ({"masking": lambda image: None}, TypeError, "not NoneType"),
+        ({"masking": lambda image: image[:, :8]}, ValueError, r"but has shape \(3, 8, 32\)"),
+        ({"masking": lambda image: image / 0}, ValueError, "baseline holds NaN or Inf"),
     ],
 )
 def test_bad_arguments(tiny_vit, pixels, arguments, error, words):
     with pytest.raises(error, match=words):
         PatchGame(tiny_vit, pixels, **arguments)
+
+
+def test_an_image_without_pixels_is_refused(tiny_vit):
+    with pytest.raises(ValueError, match="no pixels"):
+        PatchGame(tiny_vit, Image.new("RGB", (0, 0)))
+
+
+@pytest.mark.parametrize("grid", [2, np.int64(2), (2, 2), [2, 2], np.array([2, 2])])
+def test_a_grid_is_one_number_or_two(tiny_vit, pixels, grid):
+    assert PatchGame(tiny_vit, pixels, grid=grid).grid == (2, 2)
 
 
 def test_deletion_on_a_cnn_names_the_alternative(tiny_cnn):

@@ -234,3 +234,10 @@ def test_method_colors_can_be_told_apart(sight):
     lab = rgb2lab(seen[None])[0]
     distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)]
     assert min(distances) > 12, "about five just noticeable differences"
+
+
+def test_a_strip_wants_names_and_whole_steps():
+    with pytest.raises(TypeError, match="takes a dict"):
+        figure1_strip(make())
+    with pytest.raises(ValueError, match="steps must be a whole number in"):
+        plot_explanation(make(), steps=1.5)

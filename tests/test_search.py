@@ -219,3 +219,14 @@ def test_lockstep_equals_one_by_one_on_plain_games():
 
 def test_lockstep_over_no_game():
     assert explain_many([]) == []
+
+
+@pytest.mark.parametrize("budget", [0, 4, 2.5, True, float("nan"), float("inf"), "flip", [2]])
+def test_budgets_are_whole_numbers_of_players(budget):
+    with pytest.raises(ValueError, match=r"budget must be a whole number of players in 1\.\.3"):
+        explain(SetSumGame([1, 2, 3]), budget=budget)
+
+
+def test_one_game_is_not_many():
+    with pytest.raises(TypeError, match=r"not one SetSumGame: pass \[game\]"):
+        explain_many(SetSumGame([1, 2, 3]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from moxi_lite.game import SetSumGame
 from moxi_lite.patch_game import PatchGame
 from moxi_lite.reward import log_odds
 from moxi_lite.search import explain
@@ -39,6 +40,24 @@ PETS = [
     [0, 0, 3],  # 5: the fence
     [1, -1, 0],  # 6: the dog's tail
 ]
+
+
+def test_scores_that_are_not_finite_are_refused():
+    scores = np.array(PETS, dtype=np.float32)
+    scores[3, CAT] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite scores"):
+        explain_class(AdditiveGame(scores, target=CAT))
+
+
+def test_games_without_classes_are_refused():
+    with pytest.raises(TypeError, match="SetSumGame has no logits and no target and no reward"):
+        explain_class(SetSumGame([1, 2, 3]))
+
+
+@pytest.mark.parametrize("budget", [0, 8, 1.5, True, float("nan"), "flip"])
+def test_budgets_are_checked(budget):
+    with pytest.raises(ValueError, match=r"budget must be a whole number of players in 1\.\.7"):
+        explain_class(AdditiveGame(PETS, target=CAT), budget=budget)
 
 
 def test_two_stages_by_hand():

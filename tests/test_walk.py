@@ -34,6 +34,23 @@ def test_the_order_of_a_search_gives_its_explanation_back(game, mode):
     assert found.n_evaluations == 16
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_rewards_that_are_not_finite_are_refused(game, mode, monkeypatch, empty):
+    sound = PatchGame.logits
+
+    def logits(self, coalitions):
+        found = sound(self, coalitions)
+        found[np.atleast_2d(coalitions).sum(axis=1) == (0 if empty else 16)] = np.nan
+        return found
+
+    monkeypatch.setattr(PatchGame, "logits", logits)
+    monkeypatch.setattr(
+        PatchGame, "outcome", lambda self, rows: self._outcome_of(self.logits(rows))
+    )
+    with pytest.raises(ValueError, match="reward is nan"):
+        follow(game, np.arange(16), mode)
+
+
 def test_it_stops_where_the_prediction_turns(game, mode):
     reasons = set()
     for seed in range(12):
