@@ -22,6 +22,7 @@ from moxi_lite.data import ImageNetSample, image_list_sha256, imagenet_sample, l
 
 _IMAGENET_CLASSES = 1000
 _LONGEST_STEM = 60
+_MOST_NAMED = 5  # missing files in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,8 @@ def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage
     ------
     TypeError, ValueError, IndexError
         If an image is of another kind, occurs twice, or has a label that the model does not know.
+    FileNotFoundError
+        If files do not exist. One that cannot be read or decoded fails when its turn comes.
     """
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not isinstance(
         images, Iterable
@@ -77,6 +80,7 @@ def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage
                 "each image must occur once."
             )
         positions[image.name] = position
+    _refuse_missing(described)
     return described
 
 
@@ -91,7 +95,7 @@ def open_image(image: StudyImage) -> Image.Image | Tensor:
 
 def _describe(image: Any, model: Classifier) -> StudyImage:
     source, label = image if isinstance(image, tuple) and len(image) == 2 else (image, None)
-    given = None if label is None else model.class_index(label)
+    given = None if label is None else _class_of(label, model)
     if isinstance(source, ImageNetSample):
         source = source.index
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
@@ -99,6 +103,39 @@ def _describe(image: Any, model: Classifier) -> StudyImage:
     stem, kept, digest, origin = _identify(source)
     key = hashlib.sha256(f"{digest} {given}".encode()).hexdigest()[:10]
     return StudyImage(f"{_plain(stem)}-{key}", kept, given, digest, origin)
+
+
+def _class_of(label: Any, model: Classifier) -> int:
+    try:
+        return model.class_index(label)
+    except TypeError:
+        raise TypeError(
+            f"the label of an image must be a class by index or name, not {label!r} "
+            f"({type(label).__name__})."
+        ) from None
+
+
+def _refuse_missing(described: list[StudyImage]) -> None:
+    missing = list(dict.fromkeys(image.origin for image in described if _is_missing(image)))
+    if missing:
+        more = len(missing) - _MOST_NAMED
+        named = ", ".join(map(repr, missing[:_MOST_NAMED])) + (f" and {more} more" * (more > 0))
+        raise FileNotFoundError(
+            f"{len(missing)} image file{'s do' if len(missing) > 1 else ' does'} not exist: "
+            f"{named}. Correct or leave out what is mistyped; nothing has been computed."
+        )
+
+
+def _is_missing(image: StudyImage) -> bool:
+    if not isinstance(image.source, str) or "://" in image.source:
+        return False
+    try:
+        os.stat(image.source)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may exist: reported as a failed image when its turn comes
+        return False
+    return False
 
 
 def _imagenet(index: int, given: int | None, model: Classifier) -> StudyImage:
@@ -138,7 +175,7 @@ def _identify(source: Any) -> tuple[str, str | Image.Image | Tensor, str, str]:
         raise IsADirectoryError(f"{path} is a folder, expected an image file.")
     try:
         digest = file_sha256(path)
-    except OSError:  # reported as a failed image when its turn comes
+    except OSError:  # missing, which is told for all images at once, or not to be read
         digest = hashlib.sha256(str(path).encode()).hexdigest()
     return path.stem, str(path), digest, str(path)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 import moxi_lite
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite.attribution import METHODS as SCORE_METHODS
 from moxi_lite.classifier import Classifier
 from moxi_lite.masking import BASELINES
@@ -63,7 +62,7 @@ def make_settings(
     *,
     budget: int | Mapping[str, int | None] | None,
     masking: str,
-    grid: tuple[int, int] | None,
+    grid: int | tuple[int, int] | None,
     dtype: torch.dtype | str | None,
     n_samples: int | Mapping[str, int] | None,
     random_state: int,
@@ -71,33 +70,30 @@ def make_settings(
 ) -> Settings:
     """Check the arguments of `run_study`; raises ValueError and TypeError as it says."""
     check_names(methods, modes, masking)
+    known_methods, known_modes = _names("method", methods, METHODS), _names("mode", modes, MODES)
     rows, columns = model.grid if grid is None else _pair(grid)
-    settings = Settings(
+    n = rows * columns
+    if n > _MOST_PATCHES:
+        raise ValueError(
+            f"grid {(rows, columns)} has {n} patches, expected {_MOST_PATCHES} at most."
+        )
+    return Settings(
         model=model.name,
         weights_sha256=model.weights_sha256,
         input_size=model.input_size,
         mean=model.mean,
         std=model.std,
-        methods=_names("method", methods, METHODS),
-        modes=_names("mode", modes, MODES),
-        budget=_budgets(budget, _names("mode", modes, MODES)),
+        methods=known_methods,
+        modes=known_modes,
+        budget=_budgets(budget, known_modes, n),
         masking=masking,
         grid=(rows, columns),
         dtype=_dtype_name(dtype),
-        n_samples=_samples(n_samples, methods),
-        random_state=operator.index(random_state),
+        n_samples=_samples(n_samples, known_methods),
+        random_state=whole_number("random_state", random_state, 0),
         only_correct=bool(only_correct),
         version=moxi_lite.__version__,
     )
-    if settings.random_state < 0:
-        raise ValueError(f"random_state must be at least 0, not {random_state}.")
-    n = math.prod(settings.grid)
-    if n > _MOST_PATCHES:
-        raise ValueError(f"grid {settings.grid} has {n} patches, expected {_MOST_PATCHES} at most.")
-    for mode, steps in settings.budget.items():
-        if steps is not None and not 1 <= steps <= n:
-            raise ValueError(f"the budget for {mode} must be in 1..{n} patches, not {steps}.")
-    return settings
 
 
 def rows_per_image(settings: Settings) -> int:
@@ -110,7 +106,11 @@ def load_source(source: ModelSource, device: str | None) -> Classifier:
     """Load a model by its name or its function; raises TypeError for anything else."""
     if isinstance(source, str):
         return load_model(source, device=device)
-    model = source() if callable(source) else source
+    # A module is callable, too, but not to be called here.
+    if isinstance(source, torch.nn.Module | Classifier) or not callable(source):
+        model = source
+    else:
+        model = source()
     if not isinstance(model, Classifier):
         raise TypeError(
             "model must be a name, a Classifier or a function without arguments that returns a "
@@ -123,6 +123,10 @@ def _names(kind: str, given: Sequence[str], allowed: tuple[str, ...]) -> tuple[s
     """Return the names in the order in which they are known, which settings do not depend on."""
     if isinstance(given, str):
         raise TypeError(f"{kind}s must be a sequence of names: write [{given!r}].")
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{kind}s must be a sequence of names, such as [{allowed[0]!r}], not {given!r}."
+        )
     wanted = list(given)
     for name in wanted:
         if name not in allowed:
@@ -134,14 +138,19 @@ def _names(kind: str, given: Sequence[str], allowed: tuple[str, ...]) -> tuple[s
     return tuple(name for name in allowed if name in wanted)
 
 
-def _pair(grid: tuple[int, int]) -> tuple[int, int]:
-    if len(grid) != 2 or any(operator.index(side) < 1 for side in grid):
-        raise ValueError(f"grid must be two positive whole numbers (rows, columns), not {grid!r}.")
-    return int(grid[0]), int(grid[1])
+def _pair(grid: int | tuple[int, int]) -> tuple[int, int]:
+    try:
+        sides = tuple(grid) if isinstance(grid, Iterable) else (grid, grid)
+        rows, columns = (whole_number("grid", side, 1) for side in sides)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"grid must be one positive whole number or two (rows, columns), not {grid!r}."
+        ) from None
+    return rows, columns
 
 
 def _budgets(
-    budget: int | Mapping[str, int | None] | None, modes: tuple[str, ...]
+    budget: int | Mapping[str, int | None] | None, modes: tuple[str, ...], n: int
 ) -> dict[str, int | None]:
     if not isinstance(budget, Mapping):
         budget = dict.fromkeys(modes, budget)
@@ -149,7 +158,10 @@ def _budgets(
         if mode not in modes:
             raise unknown_name("mode of budget", mode, modes)
     steps = {mode: budget.get(mode) for mode in modes}
-    return {mode: None if k is None else operator.index(k) for mode, k in steps.items()}
+    return {
+        mode: None if k is None else whole_number(f"the budget for {mode}", k, 1, n)
+        for mode, k in steps.items()
+    }
 
 
 def _samples(n_samples: int | Mapping[str, int] | None, methods: Sequence[str]) -> dict[str, int]:
@@ -167,10 +179,9 @@ def _samples(n_samples: int | Mapping[str, int] | None, methods: Sequence[str]) 
     for method, number in n_samples.items():
         if method not in drawing:
             raise unknown_name("method of n_samples among those that draw", method, drawing)
-        least = _LEAST_SAMPLES[method]
-        if operator.index(number) < least or (method == "rise" and number % 2):
-            even = "even and " if method == "rise" else ""
-            raise ValueError(f"n_samples of {method} must be {even}at least {least}, not {number}.")
+        whole_number(f"n_samples of {method}", number, _LEAST_SAMPLES[method])
+        if method == "rise" and number % 2:
+            raise ValueError(f"n_samples of rise must be even, not {number}: masks come in pairs.")
     return {method: int(n_samples[method]) for method in drawing if method in n_samples}
 
 

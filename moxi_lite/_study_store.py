@@ -97,10 +97,14 @@ class StudyFolder:
                 probe.write(b"moxi-lite")
 
     def check_space(self, rows: int) -> None:
-        """Raise StudyFolderError if the disk has no room for so many rows and their copy."""
+        """Raise StudyFolderError if the disk has no room for so many rows and their copy.
+
+        The folder need not exist yet.
+        """
         needed = 2 * _BYTES_PER_ROW * rows + 2**20
         with _explained(self.root):
-            free = shutil.disk_usage(self.root).free
+            there = next(path for path in (self.root, *self.root.parents) if path.exists())
+            free = shutil.disk_usage(there).free
             if free < needed:
                 raise OSError(
                     errno.ENOSPC,
@@ -115,16 +119,33 @@ class StudyFolder:
         ValueError
             If the folder belongs to a study with other settings; the message names them.
         """
-        wanted = json.loads(json.dumps(settings))
         path = self.root / "settings.json"
         with _explained(self.root), self.lock():
-            if not path.exists():
-                write_atomically(path, json.dumps(wanted, indent=1).encode())
+            if path.exists():
+                self.check_settings(settings)
+            else:
+                write_atomically(path, json.dumps(dict(settings), indent=1).encode())
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Compare settings with those of the study in there, if there is one; writes nothing.
+
+        Raises
+        ------
+        ValueError
+            If the folder belongs to a study with other settings; the message names them.
+        """
+        wanted = json.loads(json.dumps(dict(settings)))
+        path = self.root / "settings.json"
+        with _explained(self.root):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
                 return
-            text = path.read_text(encoding="utf-8")
         try:
-            stored = json.loads(text)
-        except json.JSONDecodeError as error:
+            stored = json.loads(content)
+            if not isinstance(stored, dict):
+                raise ValueError(f"expected an object, found a {type(stored).__name__}")
+        except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): choose another folder.") from None
         differing = [
             f"{key} is {json.dumps(stored.get(key))} there and {json.dumps(wanted.get(key))} now"

@@ -14,6 +14,9 @@ from typing import Any
 import pandas as pd
 import pooch
 
+from moxi_lite._errors import unknown_name
+from moxi_lite.explanation import VERBS
+
 FOLDER_VARIABLE = "MOXI_LITE_RESULTS_DIR"
 _BRANCH = "main"  # of the repository, as in _config.yml
 _HERE = Path(__file__).resolve().parent.parent / "results"
@@ -82,10 +85,12 @@ def stored_study(model: str = "vit_tiny_patch16_224") -> tuple[pd.DataFrame, dic
     Returns
     -------
     table : pandas.DataFrame
-        One row for each image, method, mode and step, with the columns of `run_study`. Method
-        ``"shapley-paper"`` drew 200 iterations for some of the images, as the paper does,
-        ``"shapley-paper-50"`` and ``"shapley-paper-10"`` 50 and 10; ``"shapley-10"`` drew 10
-        permutations with their reverses.
+        One row for each image, method, mode and step, with the columns of `run_study`. Not every
+        method has all images. Of ``"vit_tiny_patch16_224"`` there are also Shapley values:
+        ``"shapley-paper-50"`` and ``"shapley-paper-10"`` drew 50 and 10 iterations of the
+        paper's sampler, ``"shapley-10"`` drew 10 permutations with their reverses. 200
+        iterations, as in the paper, are called ``"shapley-paper"``, and are in the table only
+        once some are stored: ``table["method"].unique()`` tells.
     provenance : dict
         How each part of it came about: settings, seconds, hardware, images.
 
@@ -114,7 +119,14 @@ def provenance_text(provenance: Mapping[str, Any], mode: str | None = None) -> s
     -------
     str
         Three lines for each part of the study, then the command and what is to be known.
+
+    Raises
+    ------
+    ValueError
+        If the mode is unknown.
     """
+    if mode is not None and mode not in VERBS:
+        raise unknown_name("mode", mode, VERBS)
     lines = []
     for name, part in provenance["phases"].items():
         settings, machines = part["settings"], part["environments"]

@@ -76,7 +76,7 @@ def run_study(
     *,
     budget: int | Mapping[str, int | None] | None = None,
     masking: str = "drop",
-    grid: tuple[int, int] | None = None,
+    grid: int | tuple[int, int] | None = None,
     dtype: torch.dtype | str | None = None,
     n_samples: int | Mapping[str, int] | None = None,
     random_state: int = 0,
@@ -90,8 +90,8 @@ def run_study(
     study goes on with the images that are missing; finished ones are neither evaluated again
     nor repeated in the table. Several processes, also on several machines with a common file
     system, may run the same study in the same folder: they share the images, and wait for each
-    other at the end. An image that fails is reported and does not stop the rest; calling again
-    tries it again.
+    other at the end. An image that fails, such as a broken file, is reported and does not stop the
+    rest; calling again tries it again.
 
     Parameters
     ----------
@@ -144,9 +144,11 @@ def run_study(
     Raises
     ------
     ValueError, TypeError, IndexError
-        Before any work: for arguments out of range, unknown names (near matches are listed), a
-        method that is not defined for the model, or a folder with a study of other settings
-        (the difference is named).
+        Before any work, and before anything is written: for arguments out of range, unknown names
+        (near matches are listed), a masking, grid or method that is not defined for the model, or
+        a folder with a study of other settings (the difference is named).
+    FileNotFoundError
+        Before any work, too: for image files that do not exist.
     OSError
         If the folder cannot be written to or the disk is too full: as far as possible before any
         work, and always without half-written files.
@@ -204,14 +206,16 @@ def run_study(
     described = describe_images(images, classifier)
 
     folder = StudyFolder(Path(out).expanduser().absolute())
-    folder.prepare()
-    folder.adopt_settings(asdict(settings))
-    folder.forget_failures(described)
+    folder.check_settings(asdict(settings))
     finished = set(folder.finished())
     pending = [image for image in described if image.name not in finished]
     if pending:
         folder.check_space(len(pending) * rows_per_image(settings))
         _rehearse(classifier, settings)
+    # only now: a folder that took settings which cannot work would refuse the corrected ones
+    folder.prepare()
+    folder.adopt_settings(asdict(settings))
+    folder.forget_failures(described)
     copies = isinstance(executor, ThreadPoolExecutor)
     jobs = [Job(image, settings, source, copies, device, folder.root, "") for image in pending]
     with tqdm(
@@ -243,10 +247,11 @@ def _model_for(
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         classifier = load_source(model, device)
         return classifier, classifier
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier | torch.nn.Module):
         raise TypeError(
             f"{type(executor).__name__} runs jobs in other processes, which load the model "
-            "themselves: pass its name, or a function that returns it, not a Classifier."
+            "themselves: pass its name, or a function that returns it as a Classifier, not the "
+            f"{type(model).__name__} itself."
         )
     context = getattr(executor, "_mp_context", None)
     if isinstance(executor, ProcessPoolExecutor) and context is not None:
@@ -270,9 +275,23 @@ def _rehearse(model: Classifier, settings: Settings) -> None:
     """Raise what masking, grid, or a method that looks into the model has against the model."""
     noise = torch.rand(3, *model.input_size, generator=torch.Generator().manual_seed(0))
     game = build_game(model, noise, None, settings)
+    refused: list[str] = []
+    reasons = []
     for look in ("gradcam", "rollout"):
-        if any(method.startswith(look) for method in settings.methods):
-            attribute(game, look)
+        asked = [method for method in settings.methods if method.startswith(look)]
+        try:
+            if asked:
+                attribute(game, look)
+        except ValueError as error:
+            # What follows the first sentence names options that a study cannot take.
+            reasons.append(str(error).partition(". ")[0].rstrip("."))
+            refused += asked
+    if refused:
+        left = [method for method in settings.methods if method not in refused]
+        raise ValueError(
+            f"{'; '.join(reasons)}. Leave {', '.join(map(repr, refused))} out of methods= "
+            f"(--methods), {'which leaves ' + ','.join(left) if left else 'and choose others'}."
+        )
 
 
 def _work_through(jobs: list[Job], executor: Executor | None, bar: tqdm) -> dict[str, str]:

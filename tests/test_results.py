@@ -62,6 +62,8 @@ def test_provenance_in_words() -> None:
         "Be careful.",
     ]
     assert "commit unknown" in provenance_text(provenance)
+    with pytest.raises(ValueError, match=r"unknown mode 'del'\. .*'deletion'"):
+        provenance_text(provenance, "del")
 
 
 def test_a_mistyped_name_lists_what_is_near(folder: Path) -> None:

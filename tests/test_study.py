@@ -24,12 +24,13 @@ import torch
 from PIL import Image
 
 from moxi_lite import _cli_study, _study_store, _study_work
+from moxi_lite._study_settings import METHODS
 from moxi_lite._study_work import greedy_order
 from moxi_lite.attribution import attribute, order_of
 from moxi_lite.averages import average_curves
 from moxi_lite.curves import deletion_curve, insertion_curve
 from moxi_lite.data import load_image
-from moxi_lite.models import WeightsUnavailableError
+from moxi_lite.models import WeightsUnavailableError, load_model
 from moxi_lite.patch_game import PatchGame
 from moxi_lite.search import explain
 from moxi_lite.study import run_study
@@ -494,6 +495,16 @@ def test_a_folder_of_other_settings_is_refused(
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_settings_are_compared_again_when_they_are_adopted(tmp_path):
+    folder = _study_store.StudyFolder(tmp_path)
+    folder.check_settings({"grid": (2, 3)})
+    folder.prepare()
+    folder.adopt_settings({"grid": (2, 3)})
+    folder.adopt_settings({"grid": (2, 3)})
+    with pytest.raises(ValueError, match=r"grid is \[2, 3\] there and \[3, 2\] now"):
+        folder.adopt_settings({"grid": (3, 2)})
+
+
 def test_other_weights_are_other_settings(tiny_vit, own_model, photos, tmp_path):
     run_study(photos[:1], tiny_vit, ["random"], MODES, tmp_path)
     with pytest.raises(ValueError, match="weights_sha256 is"):
@@ -504,28 +515,43 @@ def test_other_weights_are_other_settings(tiny_vit, own_model, photos, tmp_path)
 
 
 def test_images_that_fail_are_reported_and_do_not_stop_the_rest(tiny_vit, photos, tmp_path):
-    missing, broken = tmp_path / "missing.png", tmp_path / "broken.png"
+    empty, broken = tmp_path / "empty.png", tmp_path / "broken.png"
+    empty.touch()
     broken.write_bytes(photos[0].read_bytes()[:60])
-    images = [missing, photos[0], broken, photos[1]]
+    images = [empty, photos[0], broken, photos[1]]
     arguments = (tiny_vit, ["random"], ["insertion"], tmp_path / "out")
-    with pytest.warns(RuntimeWarning, match=r"2 of 4 images failed, such as missing-"):
+    with pytest.warns(RuntimeWarning, match=r"2 of 4 images failed, such as empty-"):
         result = run_study(images, *arguments)
     assert result.table["image"].nunique() == 2
     reasons = {name.rpartition("-")[0]: reason for name, reason in result.failed.items()}
-    assert reasons.keys() == {"missing", "broken"}
-    assert reasons["missing"].startswith("FileNotFoundError: ")
+    assert reasons.keys() == {"empty", "broken"}
+    assert reasons["empty"].startswith("ValueError: ")
     records = [json.loads(path.read_text()) for path in (tmp_path / "out/failures").iterdir()]
-    assert {record["origin"] for record in records} == {str(missing), str(broken)}
+    assert {record["origin"] for record in records} == {str(empty), str(broken)}
     assert all("Traceback" in record["traceback"] for record in records)
     assert sorted(result.provenance["failed"]) == sorted(result.failed)
 
-    missing.write_bytes(photos[2].read_bytes())
+    empty.write_bytes(photos[2].read_bytes())
     broken.write_bytes(photos[3].read_bytes())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mended = run_study(images, *arguments)
     assert mended.failed == {} and mended.table["image"].nunique() == 4
     assert mended.provenance["failed"] == []
+
+
+def test_missing_files_are_named_before_any_work(tiny_vit, photos, tmp_path, evaluations):
+    arguments = (tiny_vit, ["random"], ["insertion"], tmp_path / "out")
+    lost = photos[0].with_name("foto.png")
+    with pytest.raises(FileNotFoundError, match=r"1 image file does not exist: .* mistyped") as one:
+        run_study([photos[0], lost, "http://localhost:9/a.png"], *arguments)
+    assert repr(str(lost)) in str(one.value) and str(photos[0]) not in str(one.value)
+    many = [photos[0] / "below_a_file.png", *(tmp_path / f"{number}.png" for number in range(7))]
+    with pytest.raises(FileNotFoundError, match="8 image files do not exist") as several:
+        run_study([*many, *((path, 1) for path in many), photos[0]], *arguments)
+    named = [path for path in many if repr(str(path)) in str(several.value)]
+    assert named == many[:5] and " and 3 more. " in str(several.value)
+    assert evaluations == [] and not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_stops_the_study_and_leaves_nothing_half_written(
@@ -552,7 +578,7 @@ def test_too_little_space_is_told_before_work(tiny_vit, photos, tmp_path, monkey
     monkeypatch.setattr("shutil.disk_usage", lambda path: argparse.Namespace(free=1000))
     with pytest.raises(OSError, match=r"up to \d+ MiB, 0 are free"):
         run_study(photos, tiny_vit, ["random"], ["insertion"], tmp_path / "out")
-    assert evaluations == []
+    assert evaluations == [] and not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_to(tiny_vit, photos, tmp_path, evaluations):
@@ -568,6 +594,18 @@ def test_a_damaged_shard_is_named(tiny_vit, photos, tmp_path):
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(ValueError, match=rf"{shard.name} is damaged .* delete it"):
         run_study(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"[1, 2]", "found a list"), (b"{", "line 1"), (b"\xff\xfe\xfd", "")]
+)
+def test_damaged_settings_are_named(tiny_vit, photos, tmp_path, content, found):
+    path = tmp_path / "out" / "settings.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"settings\.json is damaged \(.*{found}.*another folder"):
+        run_study(photos[:1], tiny_vit, ["random"], ["insertion"], path.parent)
+    assert path.read_bytes() == content
 
 
 def test_what_killed_writers_left_is_tidied_up(tiny_vit, photos, tmp_path):
@@ -596,11 +634,12 @@ def test_threads_give_the_same_table(tiny_vit, photos, tmp_path):
 def test_processes_give_the_same_table(own_model, photos, tmp_path):
     methods = ["moxi", "random"]
     expected = run_study(photos, own_model.tiny, methods, MODES, tmp_path / "a").table
-    missing = tmp_path / "missing.png"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
     with ProcessPoolExecutor(2, get_context("spawn")) as executor:
         with pytest.warns(RuntimeWarning, match="1 of 6 images failed"):
             result = run_study(
-                [missing, *photos], own_model.tiny, methods, MODES, tmp_path / "b", executor
+                [broken, *photos], own_model.tiny, methods, MODES, tmp_path / "b", executor
             )
     assert_same_tables(result.table, expected)
 
@@ -647,6 +686,8 @@ def test_processes_need_a_model_that_travels(tiny_vit, photos, tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as executor:
         with pytest.raises(TypeError, match="pass its name, or a function that returns it"):
             run_study(photos, tiny_vit, *arguments, executor)
+        with pytest.raises(TypeError, match="as a Classifier, not the VisionTransformer itself"):
+            run_study(photos, tiny_vit.module, *arguments, executor)
         with pytest.raises(TypeError, match="define it at the top of a module"):
             run_study(photos, lambda: tiny_vit, *arguments, executor)
     with ProcessPoolExecutor(1, get_context("fork")) as executor:
@@ -683,6 +724,8 @@ def test_other_weights_on_a_worker_are_a_failure(photos, tmp_path, own_model, mo
         ({"methods": ["grad-cam"]}, ValueError, "Did you mean 'gradcam"),
         ({"methods": "moxi"}, TypeError, r"write \['moxi'\]"),
         ({"methods": []}, ValueError, "methods is empty"),
+        ({"methods": None}, TypeError, r"methods must be a sequence .* \['moxi'\], not None"),
+        ({"modes": 3}, TypeError, r"modes must be a sequence of names.* not 3"),
         ({"methods": ["moxi", "moxi"]}, ValueError, "'moxi' is listed twice"),
         ({"modes": ["insert"]}, ValueError, "unknown mode 'insert'. Did you mean 'insertion'"),
         ({"masking": "men"}, ValueError, "unknown masking 'men'. Did you mean 'mean'"),
@@ -703,17 +746,30 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"budget": 0}, ValueError, r"in 1\.\.16 patches, not 0"),
-        ({"budget": {"insertion": 17}}, ValueError, r"in 1\.\.16 patches, not 17"),
+        ({"budget": 0}, ValueError, r"budget for insertion must be in 1\.\.16, got 0"),
+        ({"budget": {"insertion": 17}}, ValueError, r"in 1\.\.16, got 17"),
         ({"budget": {"deletion": 3}}, ValueError, "unknown mode of budget 'deletion'"),
-        ({"budget": 2.5}, TypeError, "float"),
+        ({"budget": 0.04}, TypeError, "budget for insertion must be a whole number, got 0.04"),
+        ({"budget": {"insertion": "all"}}, TypeError, "budget for insertion .* got 'all'"),
         ({"n_samples": 10}, ValueError, r"n_samples=10 is for shapley"),
-        ({"n_samples": {"rise": 7}}, ValueError, "rise must be even and at least 2, not 7"),
+        ({"n_samples": {"rise": 7}}, ValueError, "n_samples of rise must be even, not 7"),
+        ({"n_samples": {"rise": 0}}, ValueError, "n_samples of rise must be at least 2, got 0"),
+        ({"n_samples": {"rise": 8.0}}, TypeError, "n_samples of rise must be a whole .* got 8.0"),
+        (
+            {"n_samples": 10.5, "methods": ["shapley"]},
+            TypeError,
+            "n_samples of shapley must be a whole number, got 10.5",
+        ),
         ({"n_samples": {"rice": 8}}, ValueError, "unknown method .* 'rice'. Did you mean 'rise'"),
-        ({"grid": (4, 0)}, ValueError, "grid must be two positive"),
+        ({"grid": (4, 0)}, ValueError, "grid must be one positive whole number or two"),
+        ({"grid": (2, 2, 2)}, ValueError, "grid must be one positive whole number or two"),
+        ({"grid": 3.5}, ValueError, r"grid must be .* not 3\.5"),
+        ({"grid": "4x4"}, ValueError, "grid must be .* not '4x4'"),
+        ({"grid": 3}, ValueError, "3x3 does not"),
         ({"grid": (3, 3)}, ValueError, "does not"),
         ({"dtype": "float31"}, ValueError, "unknown dtype 'float31'. Did you mean 'float32'"),
         ({"random_state": -1}, ValueError, "random_state must be at least 0"),
+        ({"random_state": None}, TypeError, "random_state must be a whole number, got None"),
         ({"device": "cpu"}, ValueError, "device is for models given by name"),
         ({"images": []}, ValueError, "images is empty"),
         ({"images": "cat.jpg"}, TypeError, "images must be a sequence"),
@@ -721,16 +777,27 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
         ({"images": [281]}, ValueError, "has 5 classes instead of 1000: pass pairs"),
         ({"images": [("a.png", 7)]}, IndexError, "class index 7 is out of range"),
         ({"images": [("a.png", "clas 3")]}, ValueError, "unknown class 'clas 3'. Did you mean"),
+        ({"images": [("a.png", 1.5)]}, TypeError, "label of an image must be a class .* not 1.5"),
         ({"images": [(1234, 2)]}, IndexError, "ImageNet class 1234 is out of range"),
         ({"images": ["a.png", "b.png", "a.png"]}, ValueError, "images 0 and 2 are the same"),
         ({"images": ["."]}, IsADirectoryError, "is a folder, expected an image file"),
     ],
 )
-def test_bad_arguments_are_refused_before_work(tiny_vit, tmp_path, arguments, kind, message):
-    settings = {"images": ["a.png"], "methods": ["moxi", "rise"], "modes": ["insertion"]}
+def test_bad_arguments_are_refused_before_work(
+    tiny_vit, photos, tmp_path, arguments, kind, message
+):
+    settings = {"images": photos, "methods": ["moxi", "rise"], "modes": ["insertion"]}
     with pytest.raises(kind, match=message):
         run_study(model=tiny_vit, out=tmp_path / "out", **(settings | arguments))
-    assert not list(tmp_path.glob("out/shards/*")) + list(tmp_path.glob("out/failures/*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_number_is_a_square_grid(tiny_vit, photos, tmp_path):
+    arguments = (photos[:1], tiny_vit, ["random"], ["insertion"], tmp_path)
+    table = run_study(*arguments, grid=2).table
+    assert table["step"].tolist() == [0, 1, 2, 3, 4]
+    assert json.loads((tmp_path / "settings.json").read_text())["grid"] == [2, 2]
+    assert_same_tables(run_study(*arguments, grid=(2, 2)).table, table, atol=0)
 
 
 def test_methods_that_the_model_does_not_allow_are_refused_before_work(
@@ -743,9 +810,48 @@ def test_methods_that_the_model_does_not_allow_are_refused_before_work(
     assert sum(evaluations) <= 1
 
 
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        ({"masking": "drop"}, "not defined for this model"),
+        ({"grid": (33, 1)}, "does not fit"),
+        (
+            {"methods": ["random", "rollout"]},
+            r"^rollout is not defined for Sequential: .* Leave 'rollout' out of methods= "
+            r"\(--methods\), which leaves random\.$",
+        ),
+        ({"methods": ["rollout"]}, "out of methods= .*, and choose others"),
+        ({"methods": METHODS}, "Leave 'rollout' out .* leaves moxi,gradcam,.*,random"),
+    ],
+)
+def test_a_folder_is_not_bound_to_settings_that_were_refused(
+    tiny_cnn, photos, tmp_path, refused, message
+):
+    settings = {"methods": ["random"], "modes": ["insertion"], "masking": "mean", "grid": 2}
+    with pytest.raises(ValueError, match=message) as error:
+        run_study(photos[:1], tiny_cnn, out=tmp_path / "out", **(settings | refused))
+    assert "attention=" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+    corrected = run_study(photos[:1], tiny_cnn, out=tmp_path / "out", **settings)
+    assert len(corrected.table) == 5
+
+
+def test_gradcam_without_a_layer_is_left_out_of_a_study(photos, tmp_path):
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
+    model = load_model(flat, input_size=32, device="cpu")
+    methods = ["gradcam", "gradcam++-aug", "rollout", "random"]
+    with pytest.raises(ValueError, match=r"no layer for Grad-CAM .*; rollout is not") as error:
+        run_study(photos, model, methods, MODES, tmp_path / "out", masking="mean")
+    assert "'gradcam', 'gradcam++-aug', 'rollout' out" in str(error.value)
+    assert "target_layer" not in str(error.value)
+
+
 def test_a_module_is_not_a_model(tiny_vit, photos, tmp_path):
     with pytest.raises(TypeError, match="returns a Classifier"):
         run_study(photos, 3, ["moxi"], MODES, tmp_path)
+    for model in (tiny_vit.module, lambda: tiny_vit.module):
+        with pytest.raises(TypeError, match=r"got VisionTransformer\. load_model wraps"):
+            run_study(photos, model, ["moxi"], MODES, tmp_path)
 
 
 # The command line
@@ -789,10 +895,12 @@ def test_the_command_writes_the_table(command, photos, tmp_path, capsys):
 
 def test_the_command_reports_failures(command, photos, tmp_path, capsys):
     options = ["--model", "tiny", "--methods", "random", "--out", tmp_path / "out", "--images"]
-    assert command(*options, photos[0], tmp_path / "missing.png") == 1
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    assert command(*options, photos[0], broken) == 1
     captured = capsys.readouterr()
     assert "1 studied" in captured.out
-    assert "failed     missing-" in captured.err and "FileNotFoundError" in captured.err
+    assert "failed     broken-" in captured.err and "ValueError" in captured.err
 
 
 @pytest.mark.parametrize(
