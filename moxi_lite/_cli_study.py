@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moxi_lite._cli_output import complain, fail, in_shell_words
+
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -104,9 +106,10 @@ def run(options: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0 done; 1 weights not to be had, images failed or the folder cannot be written to; 2 wrong
-        usage.
+        0 done; 1 weights not to be had, images failed or a file could not be written; 2 wrong
+        usage or input.
     """
+    from moxi_lite._files import UnusableFolderError, folder_for_results
     from moxi_lite._study_settings import METHODS, check_names
     from moxi_lite.study import run_study
 
@@ -116,7 +119,11 @@ def run(options: argparse.Namespace) -> int:
         methods = list(METHODS) if options.methods == ["all"] else options.methods
         check_names(methods, options.modes, options.masking)
         images = _images(options.images)
-        with _executor(options.jobs) as executor, warnings.catch_warnings():
+        with (
+            folder_for_results(options.out.expanduser()),
+            _executor(options.jobs) as executor,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore", RuntimeWarning)  # failures are listed below
             result = run_study(
                 images,
@@ -136,9 +143,11 @@ def run(options: argparse.Namespace) -> int:
                 show_progress=sys.stderr.isatty(),
             )
     except (ValueError, TypeError, IndexError) as error:
-        return _fail(error, 2)
-    except (OSError, RuntimeError, ImportError) as error:
-        return _fail(error, 1)
+        return fail(error, 2)
+    except (UnusableFolderError, FileNotFoundError, IsADirectoryError) as error:
+        return fail(error, 2)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        return fail(error, 1)
     _report(result)
     return 1 if result.failed else 0
 
@@ -153,14 +162,9 @@ def _report(result: StudyResult) -> None:
     print(f"table      {result.path} ({result.provenance['n_studied']} images in all)")
     print(f"record     {result.path.with_suffix('.json')}")
     for name, reason in result.failed.items():
-        print(f"failed     {name}: {reason}", file=sys.stderr)
+        complain(f"failed     {name}: {in_shell_words(reason)}")
     if result.failed:
-        print(f"details    {result.path.parent / 'failures'}", file=sys.stderr)
-
-
-def _fail(error: Exception, code: int) -> int:
-    print(f"moxi-lite: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+        complain(f"details    {result.path.parent / 'failures'}")
 
 
 def _executor(jobs: int) -> contextlib.AbstractContextManager[Executor | None]:

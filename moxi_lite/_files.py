@@ -22,21 +22,32 @@ def write_atomically(path: Path, content: bytes) -> None:
     ------
     FileNotFoundError
         If there is no such folder.
+    OSError
+        If the file cannot be written; it names `path`, not the temporary file.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"cannot write {path.name}: there is no folder {str(path.parent)!r}. Make it first, or "
             "name another one."
         )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno is None:  # not of the operating system
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+class UnusableFolderError(OSError):
+    """Raised when a folder for results cannot be made or written into."""
 
 
 @contextlib.contextmanager
@@ -52,7 +63,7 @@ def folder_for_results(out: Path) -> Iterator[None]:
 
     Raises
     ------
-    OSError
+    UnusableFolderError
         If it cannot be made or written into.
     """
     new: list[Path] = []
@@ -63,8 +74,10 @@ def folder_for_results(out: Path) -> Iterator[None]:
             with tempfile.TemporaryFile(dir=out):
                 pass
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise OSError(f"cannot write into the folder {str(out)!r}: {reason}.") from None
+            reason = "it is a file" if out.is_file() else error.strerror or str(error)
+            raise UnusableFolderError(
+                f"cannot write into the folder {str(out)!r}: {reason}. Name another folder."
+            ) from None
         yield
     finally:
         for folder in new:  # the innermost first

@@ -1,7 +1,7 @@
 """The command line: ``moxi-lite explain PHOTO``, ``moxi-lite study`` and ``moxi-lite models``.
 
 Exit codes: 0 done; 1 the weights cannot be had, or the work failed (memory, device, disk, rewards
-that are no numbers); 2 wrong usage or input; 130 stopped by Ctrl-C.
+that are no numbers, images of a study); 2 wrong usage or input; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 from urllib.parse import unquote, urlparse
 
+from moxi_lite._cli_output import PatientOutput, complain, fail
 from moxi_lite._cli_study import add_parser as add_study
 
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from moxi_lite.explanation import Explanation
     from moxi_lite.models import Classifier
     from moxi_lite.patch_game import PatchGame
@@ -59,21 +61,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 weights not to be had or failed work, 2 wrong usage or input,
         130 Ctrl-C.
     """
+    output = PatientOutput(sys.stdout)
+    with contextlib.redirect_stdout(cast(TextIO, output)):
+        code = _run(argv)
+        output.flush()
+    # A reader that has seen enough, such as `head`, is no failure.
+    if output.problem is None or isinstance(output.problem, BrokenPipeError):
+        return code
+    reason = output.problem.strerror or str(output.problem)
+    return fail(OSError(f"cannot write to the standard output: {reason}."), code or 1)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         options = vars(_parser().parse_args(argv))
         command = options.pop("command")
         code: int = command(**options)
-        sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse: --help, --version, wrong usage
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
-        print("moxi-lite: stopped", file=sys.stderr)
+        complain("moxi-lite: stopped")
         return 130
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; Python would complain again on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,14 +170,6 @@ def _grid(text: str) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _fail(error: Exception, code: int) -> int:
-    message = " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        message = f"out of memory. {message}".rstrip()
-    print(f"moxi-lite: error: {message or type(error).__name__}", file=sys.stderr)
-    return code
-
-
 def _explain(
     *,
     photo: str,
@@ -191,18 +192,19 @@ def _explain(
         try:
             stack.enter_context(folder_for_results(out))
             _check_names(model, masking, budget)
+            paths = _result_paths(out, f"{_stem(photo)}-{mode}")
             game = _load_game(photo, model, target, masking, grid, device)
             if budget is not None and budget > game.n_players:
                 raise ValueError(f"--budget must be 1..{game.n_players}, the number of patches.")
-        except BrokenPipeError:
-            raise
         except (WeightsUnavailableError, MemoryError, RuntimeError) as error:
-            return _fail(error, 1)
+            return fail(error, 1)
         except (ValueError, TypeError, IndexError, OSError) as error:
-            return _fail(error, 2)
+            return fail(error, 2)
 
         try:
             _describe(photo, game)
+            if old := [path.name for path in paths.values() if path.exists()]:
+                print(f"replaces   {', '.join(old)}")
             sys.stdout.flush()
             ex = explain(
                 game,
@@ -212,12 +214,10 @@ def _explain(
                 show_progress=sys.stderr.isatty(),
             )
             print(f"{mode:<10} {ex.summary()}")
-            written = _write(ex, out, _stem(photo))
-        except BrokenPipeError:
-            raise
+            _write(ex, paths)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:  # CUDA's are the last
-            return _fail(error, 1)
-        for label, path in zip(("picture", "data", "slider"), written, strict=True):
+            return fail(error, 1)
+        for label, path in paths.items():
             print(f"{label:<10} {path}")
         return 0
 
@@ -303,24 +303,47 @@ def _class(model: Classifier, index: int) -> str:
 def _stem(photo: str) -> str:
     """Name of the photo without folder and extension, fit for a file name."""
     stem = Path(unquote(urlparse(photo).path) if "://" in photo else photo).stem
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)[:80] or "photo"
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)
+    # File systems count bytes: three for most Chinese characters.
+    return plain.encode()[:80].decode(errors="ignore") or "photo"
 
 
-def _write(ex: Explanation, out: Path, stem: str) -> tuple[Path, Path, Path]:
-    from matplotlib.figure import Figure
+def _result_paths(out: Path, stem: str) -> dict[str, Path]:
+    """Where the results go, by what they are; refuses a folder in the place of one."""
+    endings = {"picture": "png", "data": "json", "slider": "html"}
+    paths = {label: out / f"{stem}.{ending}" for label, ending in endings.items()}
+    for label, path in paths.items():
+        if path.is_dir():
+            raise IsADirectoryError(
+                f"{path} is a folder, but the {label} is to be written there. Move it, or choose "
+                "another folder with --out."
+            )
+    return paths
 
+
+def _write(ex: Explanation, paths: dict[str, Path]) -> None:
     from moxi_lite._files import write_atomically
     from moxi_lite.interactive import reveal
+
+    buffer = io.BytesIO()
+    _figure(ex).savefig(buffer, format="png", dpi=150)
+    write_atomically(paths["picture"], buffer.getvalue())
+    ex.save(paths["data"])
+    reveal(ex).save(paths["slider"])
+
+
+def _figure(ex: Explanation) -> Figure:
+    """Draw all steps of the search, also those after the prediction has turned."""
+    from matplotlib.figure import Figure
+
     from moxi_lite.plotting import plot_explanation
 
     figure = Figure(figsize=(6, 5), layout="constrained")
-    plot_explanation(ex, figure.add_subplot())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    picture = out / f"{stem}-{ex.mode}.png"
-    write_atomically(picture, buffer.getvalue())
-    data = ex.save(picture.with_suffix(".json"))
-    return picture, data, reveal(ex).save(picture.with_suffix(".html"))
+    ax = plot_explanation(ex, figure.add_subplot(), steps=len(ex))
+    flip = ex.patches_to_flip()
+    if flip and flip < len(ex):
+        ax.set_title(f"{ax.get_title()}; the prediction turned at {flip}")
+    return figure
 
 
 def _models(*, pattern: str) -> int:
@@ -335,7 +358,7 @@ def _models(*, pattern: str) -> int:
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = available_models(wanted)
     if not names:
-        return _fail(unknown_name("model", pattern, available_models()), 2)
+        return fail(unknown_name("model", pattern, available_models()), 2)
     # The architectures of these two files of timm are plain ViTs, except for those that pool
     # by attention; asking the built models themselves would take a minute.
     plain = {*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")}

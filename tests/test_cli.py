@@ -1,5 +1,6 @@
 """The command line: results, messages, exit codes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from torch import nn
 
 import moxi_lite
 from moxi_lite import cli, set_sum_models
+from moxi_lite._files import write_atomically
 from moxi_lite.explanation import Explanation
 from moxi_lite.masking import BASELINES
 from moxi_lite.models import WeightsUnavailableError, available_models, load_model
@@ -228,6 +230,68 @@ def test_an_empty_folder_that_was_there_stays(tmp_path):
     assert tmp_path.is_dir()
 
 
+def test_a_long_name_of_a_photo_is_cut(photo, tiny, tmp_path):
+    long = photo.rename(photo.with_name("猫" * 80 + ".png"))
+    out = tmp_path / "out"
+    assert cli.main(["explain", str(long), "--budget", "1", "--out", str(out)]) == 0
+    assert (out / f"{'猫' * 26}-insertion.json").exists()
+
+
+def test_a_folder_in_the_place_of_a_result_is_told_before_work(photo, tiny, tmp_path, capsys):
+    (tmp_path / "my_cat.v2-insertion.html").mkdir()
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 2
+    said = error_of(capsys)
+    assert "my_cat.v2-insertion.html is a folder, but the slider" in said and "--out" in said
+    assert tiny == [] and not list(tmp_path.glob("*insertion.png"))
+
+
+def test_files_that_are_replaced_are_named(photo, tiny, tmp_path, capsys):
+    common = ["--budget", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(["explain", str(photo), *common]) == 0
+    assert "replaces" not in capsys.readouterr().out
+    (tmp_path / "out" / "my_cat.v2-insertion.json").unlink()
+    with Image.open(photo) as image:
+        image.save(photo.with_suffix(".bmp"))
+    assert cli.main(["explain", str(photo.with_suffix(".bmp")), *common]) == 0
+    said = "replaces   my_cat.v2-insertion.png, my_cat.v2-insertion.html\n"
+    assert said in capsys.readouterr().out
+
+
+def test_errors_of_writing_name_the_file(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    for name, reason in [("a.png", IsADirectoryError), ("x" * 300, OSError)]:
+        with pytest.raises(reason) as caught:
+            write_atomically(tmp_path / name, b"")
+        assert caught.value.filename == str(tmp_path / name)
+        assert str(caught.value).endswith(f"{str(tmp_path / name)!r}"), "not the temporary file"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_reader_that_stops_loses_no_file(photo, tiny, monkeypatch, tmp_path, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1) as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert cli.main(["explain", str(photo), "--budget", "1", "--out", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("my_cat.v2-insertion.*"))) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_the_picture_shows_all_steps_after_the_flip(photo, tiny, tmp_path):
+    arguments = ["--stop", "none", "--budget", "5", "--out", str(tmp_path)]
+    assert cli.main(["explain", str(photo), *arguments]) == 0
+    ex = Explanation.load(tmp_path / "my_cat.v2-insertion.json")
+    other = (ex.target + 1) % 3
+    turned = np.array([other, *[ex.target] * 4])
+    ex = dataclasses.replace(ex, start_prediction=other, predictions=turned)
+    assert ex.patches_to_flip() == 2
+    ax, bar = cli._figure(ex).axes
+    assert ax.get_title() == "5 of 16 patches inserted; the prediction turned at 2"
+    assert bar.get_ylim() == (5.5, 0.5)
+    whole = dataclasses.replace(ex, predictions=np.full(5, other))
+    assert cli._figure(whole).axes[0].get_title() == "5 of 16 patches inserted"
+
+
 @pytest.mark.parametrize("name", set_sum_models.SET_SUM_MODELS)
 def test_shipped_models_can_be_explained(name, photo, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(set_sum_models, "WEIGHTS_FOLDER", tmp_path)
@@ -250,6 +314,8 @@ def test_shipped_models_can_be_explained(name, photo, monkeypatch, tmp_path, cap
         ("https://example.org/x/my%20cat.jpeg?size=3", "my_cat"),
         ("https://example.org/", "photo"),
         ("x" * 300 + ".png", "x" * 80),
+        ("猫" * 80 + ".jpg", "猫" * 26),
+        ("ü" * 80 + ".jpg", "ü" * 40),
     ],
 )
 def test_file_names(photo, stem):
