@@ -14,6 +14,7 @@ from moxi_lite.attribution import METHODS as SCORE_METHODS
 from moxi_lite.classifier import Classifier
 from moxi_lite.masking import BASELINES
 from moxi_lite.models import load_model
+from moxi_lite.patch_game import checked_grid
 from moxi_lite.search import MODES
 
 ModelSource = str | Classifier | Callable[[], Classifier]
@@ -71,7 +72,7 @@ def make_settings(
     """Check the arguments of `run_study`; raises ValueError and TypeError as it says."""
     check_names(methods, modes, masking)
     known_methods, known_modes = _names("method", methods, METHODS), _names("mode", modes, MODES)
-    rows, columns = model.grid if grid is None else _pair(grid)
+    rows, columns = checked_grid(model.grid if grid is None else grid)
     n = rows * columns
     if n > _MOST_PATCHES:
         raise ValueError(
@@ -136,17 +137,6 @@ def _names(kind: str, given: Sequence[str], allowed: tuple[str, ...]) -> tuple[s
     if not wanted:
         raise ValueError(f"{kind}s is empty: expected one or more of {', '.join(allowed)}.")
     return tuple(name for name in allowed if name in wanted)
-
-
-def _pair(grid: int | tuple[int, int]) -> tuple[int, int]:
-    try:
-        sides = tuple(grid) if isinstance(grid, Iterable) else (grid, grid)
-        rows, columns = (whole_number("grid", side, 1) for side in sides)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"grid must be one positive whole number or two (rows, columns), not {grid!r}."
-        ) from None
-    return rows, columns
 
 
 def _budgets(

@@ -131,7 +131,7 @@ class PatchGame:
             batch_size = whole_number("batch_size", batch_size, 1)
         pixels = _as_pixels(model, image)
         self.model = model
-        self.grid = _check_grid(model.grid if grid is None else grid)
+        self.grid = checked_grid(model.grid if grid is None else grid)
         if isinstance(masking, str) and masking == "drop" and model.drop_as is not None:
             masking = model.drop_as
         self.masking = masking if isinstance(masking, str) else "custom"
@@ -308,7 +308,8 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
     return image.detach().float()
 
 
-def _check_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
+def checked_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
+    """Return the rows and columns of patches; raises ValueError for anything else."""
     sides = tuple(grid) if isinstance(grid, Sequence | np.ndarray) else (grid, grid)
     try:
         rows, columns = (whole_number("grid", side, 1) for side in sides)
