@@ -41,7 +41,7 @@ class PatientOutput:
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
+        self._stream = None if stream is None or stream.closed else stream
         self.problem: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -52,6 +52,8 @@ class PatientOutput:
         if self._stream is not None and self.problem is None:
             try:
                 self._stream.write(text)
+            except UnicodeEncodeError as error:  # a terminal that lacks a character of a file name
+                self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
             except OSError as error:
                 self._give_up(error)
         return len(text)
@@ -71,10 +73,17 @@ class PatientOutput:
 
 def complain(line: str) -> None:
     """Print a line to the error stream, if somebody reads that."""
+    if sys.stderr is None:  # closed by the shell; print would take the standard output
+        return
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
+
+
+def shows_progress() -> bool:
+    """Whether the error stream is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def fail(error: Exception, code: int) -> int:

@@ -6,13 +6,12 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moxi_lite._cli_output import complain, fail, in_shell_words
+from moxi_lite._cli_output import complain, fail, in_shell_words, shows_progress
 
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
                 random_state=options.seed,
                 only_correct=not options.include_misclassified,
                 device=options.device,
-                show_progress=sys.stderr.isatty(),
+                show_progress=shows_progress(),
             )
     except (ValueError, TypeError, IndexError) as error:
         return fail(error, 2)

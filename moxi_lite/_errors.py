@@ -34,6 +34,13 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError
     return ValueError(" ".join(filter(None, sentences)))
 
 
+def index_of(value: Any) -> int:
+    """Return a whole number of any kind, also a tensor's, as int; raises TypeError for others."""
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no whole number")
+    return operator.index(value)
+
+
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Return an argument that must be a whole number, 3 or ``numpy.int64(3)`` but not 3.0 or True.
 
@@ -60,9 +67,7 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
         If it is out of range.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
+        number = index_of(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}.") from None
     if number < low or (high is not None and number > high):

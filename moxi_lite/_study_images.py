@@ -52,13 +52,13 @@ class StudyImage:
     origin: str
 
 
-def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage]:
-    """Name and label images without decoding files; the arguments are those of `run_study`.
+def listed_images(images: Iterable[Any]) -> list[Any]:
+    """List the images given to `run_study`, if all files among them exist.
 
     Raises
     ------
-    TypeError, ValueError, IndexError
-        If an image is of another kind, occurs twice, or has a label that the model does not know.
+    TypeError
+        If it is not a sequence.
     FileNotFoundError
         If files do not exist. One that cannot be read or decoded fails when its turn comes.
     """
@@ -69,7 +69,46 @@ def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage
             "images must be a sequence of images, such as [281, 'cat.jpg'] or range(0, 1000, 50), "
             f"not {type(images).__name__}."
         )
-    described = [_describe(image, model) for image in images]
+    listed = list(images)
+    paths = (image[0] if _is_labelled(image) else image for image in listed)
+    missing = list(dict.fromkeys(str(path) for path in paths if _is_missing(path)))
+    if missing:
+        more = len(missing) - _MOST_NAMED
+        named = ", ".join(map(repr, missing[:_MOST_NAMED])) + (f" and {more} more" * (more > 0))
+        raise FileNotFoundError(
+            f"{len(missing)} image file{'s do' if len(missing) > 1 else ' does'} not exist: "
+            f"{named}. Correct or leave out what is mistyped; nothing new has been computed."
+        )
+    return listed
+
+
+def _is_labelled(image: Any) -> bool:
+    return isinstance(image, tuple) and len(image) == 2
+
+
+def _is_missing(source: Any) -> bool:
+    if not isinstance(source, str | os.PathLike) or "://" in str(source):
+        return False
+    try:
+        os.stat(Path(source).expanduser())
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError, RuntimeError):  # it may exist: it fails when its turn comes
+        return False
+    return False
+
+
+def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage]:
+    """Name and label images without decoding files; the arguments are those of `run_study`.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        If an image is of another kind, occurs twice, or has a label that the model does not know.
+    FileNotFoundError
+        As for `listed_images`.
+    """
+    described = [_describe(image, model) for image in listed_images(images)]
     if not described:
         raise ValueError("images is empty: a study needs one image or more.")
     positions: dict[str, int] = {}
@@ -80,7 +119,6 @@ def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage
                 "each image must occur once."
             )
         positions[image.name] = position
-    _refuse_missing(described)
     return described
 
 
@@ -94,7 +132,7 @@ def open_image(image: StudyImage) -> Image.Image | Tensor:
 
 
 def _describe(image: Any, model: Classifier) -> StudyImage:
-    source, label = image if isinstance(image, tuple) and len(image) == 2 else (image, None)
+    source, label = image if _is_labelled(image) else (image, None)
     given = None if label is None else _class_of(label, model)
     if isinstance(source, ImageNetSample):
         source = source.index
@@ -113,29 +151,6 @@ def _class_of(label: Any, model: Classifier) -> int:
             f"the label of an image must be a class by index or name, not {label!r} "
             f"({type(label).__name__})."
         ) from None
-
-
-def _refuse_missing(described: list[StudyImage]) -> None:
-    missing = list(dict.fromkeys(image.origin for image in described if _is_missing(image)))
-    if missing:
-        more = len(missing) - _MOST_NAMED
-        named = ", ".join(map(repr, missing[:_MOST_NAMED])) + (f" and {more} more" * (more > 0))
-        raise FileNotFoundError(
-            f"{len(missing)} image file{'s do' if len(missing) > 1 else ' does'} not exist: "
-            f"{named}. Correct or leave out what is mistyped; nothing has been computed."
-        )
-
-
-def _is_missing(image: StudyImage) -> bool:
-    if not isinstance(image.source, str) or "://" in image.source:
-        return False
-    try:
-        os.stat(image.source)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:  # it may exist: reported as a failed image when its turn comes
-        return False
-    return False
 
 
 def _imagenet(index: int, given: int | None, model: Classifier) -> StudyImage:
@@ -175,7 +190,7 @@ def _identify(source: Any) -> tuple[str, str | Image.Image | Tensor, str, str]:
         raise IsADirectoryError(f"{path} is a folder, expected an image file.")
     try:
         digest = file_sha256(path)
-    except OSError:  # missing, which is told for all images at once, or not to be read
+    except OSError:  # not to be read: it fails when its turn comes
         digest = hashlib.sha256(str(path).encode()).hexdigest()
     return path.stem, str(path), digest, str(path)
 

@@ -97,13 +97,17 @@ class StudyFolder:
                 probe.write(b"moxi-lite")
 
     def check_space(self, rows: int) -> None:
-        """Raise StudyFolderError if the disk has no room for so many rows and their copy.
+        """Raise StudyFolderError if the folder is not ours to write, or the disk lacks the room.
+
+        Room is needed for so many rows and their copy.
 
         The folder need not exist yet.
         """
         needed = 2 * _BYTES_PER_ROW * rows + 2**20
         with _explained(self.root):
             there = next(path for path in (self.root, *self.root.parents) if path.exists())
+            if not os.access(there, os.W_OK):
+                raise PermissionError(errno.EACCES, f"no permission to write into {there}")
             free = shutil.disk_usage(there).free
             if free < needed:
                 raise OSError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import pickle
 import ssl
 import threading
 import urllib.error
@@ -306,14 +307,16 @@ def state_sha256(module: nn.Module) -> str:
     digest = hashlib.sha256()
 
     def feed(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            value = [part for item in value.items() for part in item]
         if isinstance(value, tuple | list):  # quantised layers pack weight and bias
             for number, part in enumerate(value):
                 feed(f"{name}.{number}", part)
-        elif not isinstance(value, torch.Tensor):  # extra state
-            digest.update(f"{name} {value!r}\n".encode())
+        elif not isinstance(value, torch.Tensor):  # extra state; repr may hold an address
+            digest.update(f"{name} {type(value).__name__}\n".encode() + pickle.dumps(value))
         else:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            plain = value.int_repr() if value.is_quantized else value
+            plain = value.dequantize() if value.is_quantized else value
             flat = plain.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
 

@@ -298,11 +298,9 @@ def _equal_cost_permutations(n: int) -> int:
 
 
 def _rise(game: Game, n_masks: int, rng: np.random.Generator, show_progress: bool) -> FloatArray:
-    total = whole_number("n_samples", n_masks, 0)
-    if total < 2 or total % 2:
-        raise ValueError(
-            f"rise draws masks in pairs: n_samples must be even and at least 2, got {n_masks}."
-        )
+    total = whole_number("n_samples", n_masks, 2)
+    if total % 2:
+        raise ValueError(f"rise draws masks in pairs: n_samples must be even, got {n_masks}.")
     half = rng.random((total // 2, player_count(game))) < 0.5
     masks = np.concatenate([half, ~half])
     # Masks of one size run as one dense batch when a game deletes tokens.

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import index_of, unknown_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +152,10 @@ class Classifier:
                 allowed = [part for parts in synonyms for part in parts]
                 raise unknown_name("class", name_or_index, dict.fromkeys(allowed))
             name_or_index = int(wanted)
-        if isinstance(name_or_index, bool) or not isinstance(name_or_index, int | np.integer):
-            raise TypeError(f"a class is its name or its index, not {name_or_index!r}.")
-        index = int(name_or_index)
+        try:
+            index = index_of(name_or_index)
+        except TypeError:
+            raise TypeError(f"a class is its name or its index, not {name_or_index!r}.") from None
         if not 0 <= index < self.n_classes:
             raise IndexError(
                 f"class index {index} is out of range: {self.name} has {self.n_classes} classes, "

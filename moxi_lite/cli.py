@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 from urllib.parse import unquote, urlparse
 
-from moxi_lite._cli_output import PatientOutput, complain, fail
+from moxi_lite._cli_output import PatientOutput, complain, fail, shows_progress
 from moxi_lite._cli_study import add_parser as add_study
 
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
@@ -211,7 +211,7 @@ def _explain(
                 mode,
                 budget=budget,
                 stop=None if stop == "none" else stop,
-                show_progress=sys.stderr.isatty(),
+                show_progress=shows_progress(),
             )
             print(f"{mode:<10} {ex.summary()}")
             _write(ex, paths)

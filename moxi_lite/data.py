@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from moxi_lite._decode import array_to_image, decode_image, finish_image
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import index_of, unknown_name
 from moxi_lite._weights import why_unreachable
 from moxi_lite.models import imagenet_class_names
 
@@ -251,9 +251,12 @@ def _registry_names() -> tuple[str, ...]:
 
 
 def _check_index(index: int) -> int:
-    if isinstance(index, bool) or not isinstance(index, int | np.integer):
-        raise TypeError(f"an ImageNet class is a whole number such as 281, not {index!r}.")
-    number = int(index)
+    try:
+        number = index_of(index)
+    except TypeError:
+        raise TypeError(
+            f"an ImageNet class is a whole number such as 281, not {index!r}."
+        ) from None
     if not 0 <= number < len(_registry_names()):
         raise IndexError(
             f"ImageNet class {number} is out of range: there are {len(_registry_names())} sample "

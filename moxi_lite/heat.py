@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
+from moxi_lite._errors import whole_number
 from moxi_lite.explanation import Explanation
 from moxi_lite.masking import patch_map
 
@@ -32,11 +33,7 @@ def shown_steps(ex: Explanation, steps: int | None) -> int:
     if steps is None:
         flip = ex.patches_to_flip()
         return len(ex.order) if flip is None else flip
-    if isinstance(steps, float) or not 0 <= steps <= len(ex.order):
-        raise ValueError(
-            f"steps must be a whole number in 0..{len(ex.order)} for this explanation, not {steps}."
-        )
-    return steps
+    return whole_number("steps", steps, 0, len(ex.order))
 
 
 def heat_of(ex: Explanation, steps: int) -> np.ndarray:

@@ -310,10 +310,18 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
 
 def checked_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
     """Return the rows and columns of patches; raises ValueError for anything else."""
-    sides = tuple(grid) if isinstance(grid, Sequence | np.ndarray) else (grid, grid)
+    sides: tuple[Any, ...]
     try:
-        rows, columns = (whole_number("grid", side, 1) for side in sides)
-    except (TypeError, ValueError):
+        sides = tuple(grid)  # type: ignore[arg-type]
+    except TypeError:  # one number, or an array without axes
+        sides = (grid, grid)
+    try:
+        # 14.0 counts as 14: it often comes from a division
+        rows, columns = (
+            whole_number("grid", int(s) if isinstance(s, float) and s == int(s) else s, 1)
+            for s in sides
+        )
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"grid must be one positive whole number or two (rows, columns), not {grid!r}."
         ) from None

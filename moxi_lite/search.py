@@ -335,12 +335,16 @@ def checked_budget(budget: int | None, n_players: int) -> int:
     """
     if budget is None:
         return n_players
-    number = isinstance(budget, int | float | np.number) and not isinstance(budget, bool)
-    if not number or not 1 <= budget <= n_players or int(budget) != budget:
+    try:
+        steps = 0 if isinstance(budget, bool | str) else int(budget)
+        whole = steps == budget
+    except (TypeError, ValueError, OverflowError):  # a list, NaN, infinity
+        whole = False
+    if not whole or not 1 <= steps <= n_players:
         raise ValueError(
             f"budget must be a whole number of players in 1..{n_players}, not {budget!r}."
         )
-    return int(budget)
+    return steps
 
 
 def _stop_rule(stop: str | StopRule | None, game: Game, mode: str) -> StopRule | None:

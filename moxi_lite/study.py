@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from moxi_lite._study_images import describe_images
+from moxi_lite._study_images import describe_images, listed_images
 from moxi_lite._study_settings import (
     ModelSource,
     Settings,
@@ -190,6 +190,7 @@ def run_study(
     ... # doctest: +SKIP
     """
     check_names(methods, modes, masking)
+    images = listed_images(images)  # before the model is loaded
     source, classifier = _model_for(model, executor, device)
     settings = make_settings(
         classifier,

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pandas as pd
 
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite.curves import Curve
 from moxi_lite.explanation import Explanation
+from moxi_lite.patch_game import checked_grid
 
 _ANOTHER = -1  # the table says whether the target was predicted, and no other class
 
@@ -56,7 +57,7 @@ def study_explanation(
     *,
     steps: int | None = None,
     photo: np.ndarray | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: int | tuple[int, int] | None = None,
     class_name: str | None = None,
 ) -> Explanation:
     """Turn one image's rows in the table of a study into an `Explanation`, to draw or to reveal.
@@ -71,7 +72,7 @@ def study_explanation(
         Only the first steps, at least 0; all by default.
     photo : ndarray of uint8, shape (H, W, 3), optional
         The image as the model sees it; the table does not hold it.
-    grid : tuple of int, optional
+    grid : int or tuple of int, optional
         Rows and columns of patches. By default a square, if their number is one.
     class_name : str, optional
         Name of the target.
@@ -86,24 +87,24 @@ def study_explanation(
     ------
     ValueError
         If the table has no such image, method or mode, or `steps` or `grid` does not fit it.
+    TypeError
+        If `steps` is not a whole number.
     """
     of_method = _rows(table, method, mode)
     rows = of_method[of_method["image"] == image].sort_values("step")
     if not len(rows):
         raise unknown_name("image", image, of_method["image"].unique())
     n = int(rows["step"].max())
-    side = math.isqrt(n)
-    grid = (side, side) if grid is None else grid
+    grid = checked_grid(math.isqrt(n) if grid is None else grid)
     if math.prod(grid) != n:
         raise ValueError(f"grid {grid} does not have the {n} patches of the table: pass grid=.")
-    if steps is not None and not 0 <= steps <= n:
-        raise ValueError(f"steps must be in 0..{n}, not {steps}.")
+    k = n if steps is None else whole_number("steps", steps, 0, n)
     target = int(rows["target"].iloc[0])
     labels = {_ANOTHER: "another class"} | ({target: class_name} if class_name else {})
     said = np.where(rows["correct"], target, _ANOTHER)
     odds = rows["log_odds"].to_numpy(np.float64)
     ends = (odds[0], odds[-1]) if mode == "insertion" else (odds[-1], odds[0])
-    stop = slice(1, None if steps is None else steps + 1)
+    stop = slice(1, k + 1)
     return Explanation(
         order=rows["patch"].to_numpy(np.int64)[stop],
         values=odds[stop],
@@ -114,7 +115,7 @@ def study_explanation(
         n_players=n,
         n_evaluations=0,
         mode=mode,
-        stop_reason="budget" if len(odds[stop]) < n else "all",
+        stop_reason="budget" if k < n else "all",
         target=target,
         grid=grid,
         labels=labels,

@@ -202,8 +202,6 @@ def estimate_shapley(
     if method not in _SAMPLERS:
         raise unknown_name("method", method, _SAMPLERS)
     total = whole_number("n_samples", n_samples, 1)
-    if total < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
     counted = CountingGame(game)
     batches = _SAMPLERS[method](counted, total, np.random.default_rng(random_state))
     with tqdm(total=total, unit="sample", disable=not show_progress) as progress:

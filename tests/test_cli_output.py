@@ -1,6 +1,8 @@
 """What the command line prints when nobody reads it, and errors in words for the shell."""
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import timm
 import torch
 
 from moxi_lite import _weights, cli, data, load_model
-from moxi_lite._cli_output import PatientOutput, fail, in_shell_words
+from moxi_lite._cli_output import PatientOutput, fail, in_shell_words, shows_progress
 from moxi_lite._study_settings import make_settings
 from moxi_lite._study_store import StudyFolder
 from moxi_lite.masking import make_masking
@@ -142,3 +144,27 @@ def test_advice_of_the_library_becomes_advice_for_the_shell(monkeypatch, tmp_pat
     with pytest.raises(ValueError) as name:
         _weights.check_name(min(unpublished))
     assert "choose one that `moxi-lite models` lists" in in_shell_words(str(name.value))
+
+
+def test_what_the_encoding_lacks_is_escaped():
+    raw = io.BytesIO()
+    output = PatientOutput(io.TextIOWrapper(raw, encoding="ascii"))
+    output.write("\u732b.png")
+    output.flush()
+    assert raw.getvalue() == rb"\u732b.png" and output.problem is None
+
+
+def test_a_closed_stream_drops_everything():
+    stream = io.StringIO()
+    stream.close()
+    output = PatientOutput(stream)
+    assert output.write("text") == 4
+    output.flush()
+    assert output.problem is None
+
+
+def test_without_an_error_stream_nothing_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not shows_progress()
+    assert fail(ValueError("wrong"), 2) == 2
+    assert capsys.readouterr().out == ""

@@ -14,7 +14,7 @@ from torch import nn
 
 from moxi_lite import _weights, set_sum_models
 from moxi_lite import models as models_module
-from moxi_lite._weights import cached_weights, why_unreachable
+from moxi_lite._weights import cached_weights, state_sha256, why_unreachable
 from moxi_lite.data import imagenet_samples, sample_photo
 from moxi_lite.models import (
     WeightsUnavailableError,
@@ -281,9 +281,26 @@ def test_the_hash_covers_all_of_a_state():
         def set_extra_state(self, state):
             self.state = state
 
-    states = [{"scale": 1}, {"scale": 2}, (torch.zeros(2), 1), (torch.ones(2), 1)]
+    big = torch.zeros(5000)
+    other = big.clone()
+    other[2500] = 1  # where a printed tensor has dots
+    states = [{"scale": 1}, {"scale": 2}, {"w": big}, {"w": other}, (big, 1), (other, 1), {3}]
     hashes = [load_model(Stateful(state), input_size=32).weights_sha256 for state in states]
     assert len(set(hashes)) == len(states)
+    again = [load_model(Stateful(state), input_size=32).weights_sha256 for state in states]
+    assert again == hashes
+
+
+@pytest.mark.filterwarnings("ignore:.*quant.*")
+def test_the_hash_of_quantised_weights_knows_their_scale():
+    class Quantised(MeanNet):
+        def __init__(self, scale):
+            super().__init__()
+            weights = torch.quantize_per_tensor(torch.ones(4) * scale, scale, 0, torch.qint8)
+            self.register_buffer("packed", weights)
+
+    one, ten = (state_sha256(Quantised(scale)) for scale in (1.0, 10.0))
+    assert one != ten
 
 
 @pytest.mark.parametrize("arguments", [{"input_size": 8}, {"class_names": ["one"]}])

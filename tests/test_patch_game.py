@@ -270,7 +270,15 @@ def test_an_image_without_pixels_is_refused(tiny_vit):
         PatchGame(tiny_vit, Image.new("RGB", (0, 0)))
 
 
-@pytest.mark.parametrize("grid", [2, np.int64(2), (2, 2), [2, 2], np.array([2, 2])])
+@pytest.mark.parametrize("number", [torch.tensor(3), np.int64(3), np.array(3), "3"])
+def test_a_class_may_be_a_number_of_any_kind(tiny_vit, pixels, number):
+    assert PatchGame(tiny_vit, pixels, target=number).target == 3
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [2, 2.0, np.int64(2), (2, 2), [2, 2], (2.0, 2), np.array([2, 2]), torch.tensor([2, 2])],
+)
 def test_a_grid_is_one_number_or_two(tiny_vit, pixels, grid):
     assert PatchGame(tiny_vit, pixels, grid=grid).grid == (2, 2)
 

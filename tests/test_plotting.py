@@ -239,5 +239,5 @@ def test_method_colors_can_be_told_apart(sight):
 def test_a_strip_wants_names_and_whole_steps():
     with pytest.raises(TypeError, match="takes a dict"):
         figure1_strip(make())
-    with pytest.raises(ValueError, match="steps must be a whole number in"):
+    with pytest.raises(TypeError, match="steps must be a whole number"):
         plot_explanation(make(), steps=1.5)

@@ -784,8 +784,11 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
     ],
 )
 def test_bad_arguments_are_refused_before_work(
-    tiny_vit, photos, tmp_path, arguments, kind, message
+    tiny_vit, photos, tmp_path, monkeypatch, arguments, kind, message
 ):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Path(name).write_text(name)
     settings = {"images": photos, "methods": ["moxi", "rise"], "modes": ["insertion"]}
     with pytest.raises(kind, match=message):
         run_study(model=tiny_vit, out=tmp_path / "out", **(settings | arguments))
@@ -915,7 +918,8 @@ def test_the_command_reports_failures(command, photos, tmp_path, capsys):
     ],
 )
 def test_the_command_tells_what_is_wrong(command, tmp_path, capsys, options, code, message):
-    defaults = ["--model", "tiny", "--images", "a.png", "--out", tmp_path / "out"]
+    (tmp_path / "a.png").touch()
+    defaults = ["--model", "tiny", "--images", tmp_path / "a.png", "--out", tmp_path / "out"]
     assert command(*defaults, *options) == code
     error = capsys.readouterr().err
     assert error.startswith("moxi-lite: error: ") and message in error and error.count("\n") == 1
