@@ -33,13 +33,12 @@ from .models import Classifier, available_models, load_model
 from .patch_game import Outcome, PatchGame
 from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
 from .results import stored_result, stored_study
+from .sampling import ShapleyEstimate, estimate_shapley, nested_shapley
 from .search import Optimum, Step, explain, explain_many, optimal_sets
 from .study import StudyResult, run_study
 from .study_tables import study_curves, study_explanation
 from .target_class import ClassExplanation, explain_class
 from .values import (
-    ShapleyEstimate,
-    estimate_shapley,
     full_context_interaction,
     full_context_shapley,
     interaction,
@@ -102,6 +101,7 @@ __all__ = [
     "ledger",
     "load_image",
     "load_model",
+    "nested_shapley",
     "optimal_sets",
     "order_of",
     "plot_explanation",

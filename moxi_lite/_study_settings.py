@@ -11,19 +11,21 @@ import torch
 import moxi_lite
 from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite.attribution import METHODS as SCORE_METHODS
+from moxi_lite.attribution import SHAPLEY_SAMPLERS
 from moxi_lite.classifier import Classifier
 from moxi_lite.masking import BASELINES
 from moxi_lite.models import load_model
 from moxi_lite.patch_game import checked_grid
+from moxi_lite.sampling import rising_numbers
 from moxi_lite.search import MODES
 
+Samples = int | Mapping[str, int | Sequence[int]]
 ModelSource = str | Classifier | Callable[[], Classifier]
 
 METHODS = ("moxi", *SCORE_METHODS)
 _MASKINGS = ("drop", *BASELINES)
 _DTYPES = ("float32", "mixed", "bfloat16", "float16", "float64")
 _LEAST_SAMPLES = {"shapley": 1, "shapley-paper": 1, "rise": 2}
-_SHAPLEY_METHODS = ("shapley", "shapley-paper")
 _MOST_PATCHES = 2**15 - 1  # steps are stored as int16
 
 
@@ -42,10 +44,15 @@ class Settings:
     masking: str
     grid: tuple[int, int]
     dtype: str
-    n_samples: dict[str, int]
+    n_samples: dict[str, int | tuple[int, ...]]
     random_state: int
     only_correct: bool
     version: str
+
+    def curve_names(self, method: str) -> tuple[str, ...]:
+        """Names in the table of the curves that a method draws in a mode: most draw one."""
+        draws = self.n_samples.get(method)
+        return tuple(f"{method}-{n}" for n in draws) if isinstance(draws, tuple) else (method,)
 
 
 def check_names(methods: Sequence[str], modes: Sequence[str], masking: str) -> None:
@@ -65,7 +72,7 @@ def make_settings(
     masking: str,
     grid: int | tuple[int, int] | None,
     dtype: torch.dtype | str | None,
-    n_samples: int | Mapping[str, int] | None,
+    n_samples: Samples | None,
     random_state: int,
     only_correct: bool,
 ) -> Settings:
@@ -100,7 +107,8 @@ def make_settings(
 def rows_per_image(settings: Settings) -> int:
     """Count the rows of the table for one image."""
     steps = math.prod(settings.grid) + 1
-    return len(settings.methods) * len(settings.modes) * steps
+    curves = sum(len(settings.curve_names(method)) for method in settings.methods)
+    return curves * len(settings.modes) * steps
 
 
 def load_source(source: ModelSource, device: str | None) -> Classifier:
@@ -154,25 +162,31 @@ def _budgets(
     }
 
 
-def _samples(n_samples: int | Mapping[str, int] | None, methods: Sequence[str]) -> dict[str, int]:
+def _samples(n_samples: Samples | None, methods: Sequence[str]) -> dict[str, int | tuple[int, ...]]:
     if n_samples is None:
         return {}
     drawing = [method for method in _LEAST_SAMPLES if method in methods]
     if not isinstance(n_samples, Mapping):
-        shapley = [method for method in _SHAPLEY_METHODS if method in methods]
+        shapley = [method for method in SHAPLEY_SAMPLERS if method in methods]
         if not shapley:
             raise ValueError(
-                f"n_samples={n_samples} is for {' and '.join(_SHAPLEY_METHODS)}, which are not "
+                f"n_samples={n_samples} is for {' and '.join(SHAPLEY_SAMPLERS)}, which are not "
                 'among the methods: leave it out, or name the method, as in {"rise": 1000}.'
             )
         n_samples = dict.fromkeys(shapley, n_samples)
     for method, number in n_samples.items():
         if method not in drawing:
             raise unknown_name("method of n_samples among those that draw", method, drawing)
-        whole_number(f"n_samples of {method}", number, _LEAST_SAMPLES[method])
-        if method == "rise" and number % 2:
-            raise ValueError(f"n_samples of rise must be even, not {number}: masks come in pairs.")
-    return {method: int(n_samples[method]) for method in drawing if method in n_samples}
+        if isinstance(number, Iterable) and method in SHAPLEY_SAMPLERS:
+            rising_numbers(f"n_samples of {method}", number)
+            continue
+        draws = whole_number(f"n_samples of {method}", number, _LEAST_SAMPLES[method])
+        if method == "rise" and draws % 2:
+            raise ValueError(f"n_samples of rise must be even, not {draws}: masks come in pairs.")
+    return {
+        method: tuple(map(int, draws)) if isinstance(draws, Iterable) else int(draws)
+        for method, draws in sorted(n_samples.items(), key=lambda item: drawing.index(item[0]))
+    }
 
 
 def _dtype_name(dtype: torch.dtype | str | None) -> str:

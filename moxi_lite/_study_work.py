@@ -18,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import moxi_lite
 from moxi_lite._study_images import StudyImage, open_image
 from moxi_lite._study_settings import ModelSource, Settings, load_source
 from moxi_lite._study_store import SCHEMA, Shard, StudyFolder, now
-from moxi_lite.attribution import attribute, order_of
+from moxi_lite.attribution import attribute, order_of, shapley_scores
 from moxi_lite.classifier import Classifier
 from moxi_lite.curves import Curve, complete_order, curves_of
 from moxi_lite.game import BoolArray, FloatArray
@@ -149,31 +150,38 @@ def _tables(game: PatchGame, name: str, settings: Settings) -> list[pa.Table]:
         for method in settings.methods
         if method not in ("moxi", "moxi-")
     }
+    curve_names = tuple(chain.from_iterable(map(settings.curve_names, settings.methods)))
     tables = []
     for mode in settings.modes:
         orders: dict[str, np.ndarray] = {}
-        exact = dict.fromkeys(settings.methods, np.ones(game.n_players, dtype=bool))
+        exact = dict.fromkeys(curve_names, np.ones(game.n_players, dtype=bool))
         for method in settings.methods:
             if method == "moxi":
                 orders[method], exact[method] = greedy_order(game, mode, settings.budget[mode])
             elif method == "moxi-":
-                orders[method] = order_of(_scores(game, method, mode, name, settings))
+                orders[method] = order_of(_scores(game, method, mode, name, settings)[0])
             else:
-                orders[method] = order_of(scores[method])
+                names = settings.curve_names(method)
+                orders |= zip(names, map(order_of, scores[method]), strict=True)
         curves = curves_of(game, orders, mode)
         tables += [
-            _table(name, settings, method, orders[method], exact[method], curve)
+            _table(name, settings, curve_names, method, orders[method], exact[method], curve)
             for method, curve in curves.items()
         ]
     return tables
 
 
-def _scores(game: PatchGame, method: str, mode: str, name: str, settings: Settings) -> FloatArray:
+def _scores(
+    game: PatchGame, method: str, mode: str, name: str, settings: Settings
+) -> list[FloatArray]:
+    """Score the patches for each of the curves that a method draws."""
     # Depends on image and method alone, not on who computes what in which order.
     text = f"{settings.random_state} {name} {method}"
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     n_samples = settings.n_samples.get(method)
-    return attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)
+    if isinstance(n_samples, tuple):
+        return shapley_scores(game, method, n_samples, seed)
+    return [attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)]
 
 
 def greedy_order(game: PatchGame, mode: str, budget: int | None) -> tuple[np.ndarray, BoolArray]:
@@ -209,6 +217,7 @@ def greedy_order(game: PatchGame, mode: str, budget: int | None) -> tuple[np.nda
 def _table(
     name: str,
     settings: Settings,
+    methods: tuple[str, ...],
     method: str,
     order: np.ndarray,
     exact: BoolArray,
@@ -225,7 +234,7 @@ def _table(
         "image": same("image", (name,), name),
         "target": np.full(rows, curve.target),
         "model": same("model", (settings.model,), settings.model),
-        "method": same("method", settings.methods, method),
+        "method": same("method", methods, method),
         "mode": same("mode", settings.modes, curve.mode),
         "step": np.arange(rows),
         "patch": np.concatenate([[-1], order]),

@@ -6,6 +6,8 @@ become an order of patches by `order_of`, and every order draws curves (`moxi_li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,13 +19,9 @@ from moxi_lite._gradcam import Reshape, gradcam_map
 from moxi_lite._rollout import AttentionFunction, rollout_map
 from moxi_lite.game import FloatArray, Game, as_game, evaluate, player_count
 from moxi_lite.patch_game import PatchGame, outcomes
+from moxi_lite.sampling import RandomState, nested_shapley
 from moxi_lite.search import MODES
-from moxi_lite.values import (
-    RandomState,
-    estimate_shapley,
-    full_context_shapley,
-    self_context_shapley,
-)
+from moxi_lite.values import full_context_shapley, self_context_shapley
 
 _GRADCAMS: dict[str, tuple[bool, str | None]] = {  # name: is it Grad-CAM++, how it is smoothed
     "gradcam": (False, None),
@@ -33,7 +31,8 @@ _GRADCAMS: dict[str, tuple[bool, str | None]] = {  # name: is it Grad-CAM++, how
     "gradcam++-eigen": (True, "eigen"),
     "gradcam++-aug": (True, "aug"),
 }
-METHODS = (*_GRADCAMS, "rollout", "shapley", "shapley-paper", "rise", "moxi-", "random")
+SHAPLEY_SAMPLERS = {"shapley": "permutation", "shapley-paper": "paper"}
+METHODS = (*_GRADCAMS, "rollout", *SHAPLEY_SAMPLERS, "rise", "moxi-", "random")
 
 _PAPER_ITERATIONS = 200  # Sec. 5
 _RISE_MASKS = 4000  # as many as its authors used for VGG-16; 8000 for ResNet-50
@@ -171,14 +170,10 @@ def attribute(
         patch_game = _as_patch_game(game, method)
         shares = rollout_map(patch_game.model, patch_game.pixels, attention, n_prefix_tokens)
         scores = pool_to_grid(shares, patch_game)
-    elif method == "shapley":
-        pairs = _equal_cost_permutations(n) if n_samples is None else n_samples
-        sampled = _for_sampling(game)
-        scores = estimate_shapley(sampled, "permutation", pairs, random_state, show_progress).values
-    elif method == "shapley-paper":
-        iterations = _PAPER_ITERATIONS if n_samples is None else n_samples
-        sampled = _for_sampling(game)
-        scores = estimate_shapley(sampled, "paper", iterations, random_state, show_progress).values
+    elif method in SHAPLEY_SAMPLERS:
+        usual = _equal_cost_permutations(n) if method == "shapley" else _PAPER_ITERATIONS
+        draws = usual if n_samples is None else n_samples
+        scores = shapley_scores(game, method, [draws], random_state, show_progress)[0]
     elif method == "rise":
         masks = _RISE_MASKS if n_samples is None else n_samples
         rng = np.random.default_rng(random_state)
@@ -192,6 +187,34 @@ def attribute(
             f"{method} gives NaN or infinite scores: check that the model's layers are finite."
         )
     return scores
+
+
+def shapley_scores(
+    game: Game,
+    method: str,
+    n_samples: Sequence[int],
+    random_state: RandomState = None,
+    show_progress: bool = False,
+) -> list[FloatArray]:
+    """Score every patch by its sampled Shapley value, after each of several numbers of samples.
+
+    Parameters
+    ----------
+    game, random_state, show_progress
+        As for `attribute`.
+    method : {"shapley", "shapley-paper"}
+    n_samples : sequence of int
+        Rising numbers of samples, of which the largest sets the cost (`nested_shapley`).
+
+    Returns
+    -------
+    list of ndarray of float64, shape (n,)
+        Scores for each number.
+    """
+    estimates = nested_shapley(
+        _for_sampling(game), SHAPLEY_SAMPLERS[method], n_samples, random_state, show_progress
+    )
+    return [estimate.values for estimate in estimates]
 
 
 def order_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -132,7 +132,10 @@ def provenance_text(provenance: Mapping[str, Any], mode: str | None = None) -> s
         settings, machines = part["settings"], part["environments"]
         if mode is not None and mode not in settings["modes"]:
             continue
-        draws = "".join(f", {method} {n}" for method, n in settings["n_samples"].items())
+        draws = "".join(
+            f", {method} {' and '.join(map(str, n)) if isinstance(n, list | tuple) else n}"
+            for method, n in settings["n_samples"].items()
+        )
         rows, columns = settings["grid"]
         commits: Counter[str] = Counter()
         for made in machines:

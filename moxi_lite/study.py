@@ -78,7 +78,7 @@ def run_study(
     masking: str = "drop",
     grid: int | tuple[int, int] | None = None,
     dtype: torch.dtype | str | None = None,
-    n_samples: int | Mapping[str, int] | None = None,
+    n_samples: int | Mapping[str, int | Sequence[int]] | None = None,
     random_state: int = 0,
     only_correct: bool = True,
     device: str | None = None,
@@ -119,9 +119,11 @@ def run_study(
         settle that one step, too.
     masking, grid, dtype : optional
         As for `PatchGame`; masking by name only, the dtype also by name, such as ``"bfloat16"``.
-    n_samples : int or mapping of method to int, optional
+    n_samples : int or mapping of method to int or sequence of int, optional
         How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. An int
-        is for the two Shapley methods, which cost about the same for the same number.
+        is for the two Shapley methods, which cost about the same for the same number. Rising
+        numbers for one of these, such as ``{"shapley-paper": (50, 200)}``, draw a curve each for
+        the price of the last (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
     random_state : int
         Seed, at least 0. What a method draws depends on it, on the image and on the method, not
         on the order of work.

@@ -1,22 +1,20 @@
 """Shapley values and interactions: exact, sampled, self-context and full-context.
 
-The exact quantities (Eqs. 1 and 2) need all 2^n rewards; samplers estimate Eq. 1 for any number
-of players; the self-context and full-context quantities (Eqs. 5, 6, 10, 11) need about 2n.
+The exact quantities (Eqs. 1 and 2) need all 2^n rewards, unless Eq. 1 is sampled
+(`moxi_lite.sampling`); the self-context and full-context quantities (Eqs. 5, 6, 10, 11) need
+about 2n.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import SupportsIndex, TypeAlias
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from moxi_lite._errors import unknown_name, whole_number
+from moxi_lite._errors import unknown_name
 from moxi_lite.game import (
-    CountingGame,
     FloatArray,
     Game,
     as_player,
@@ -25,32 +23,9 @@ from moxi_lite.game import (
     player_count,
     tabulate,
 )
+from moxi_lite.sampling import DEFAULT_SAMPLES, SAMPLERS, RandomState, estimate_shapley
 
-RandomState: TypeAlias = int | np.random.Generator | None
 Players: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
-
-_DEFAULT_SAMPLES = 200  # the paper's sampling size, Sec. 5
-_BATCH_CELLS = 2**20  # most coalitions x players that a sampler holds at a time
-
-
-@dataclass(frozen=True, eq=False)
-class ShapleyEstimate:
-    """Sampled Shapley values.
-
-    Attributes
-    ----------
-    values, standard_errors : ndarray of float64, shape (n,)
-        Estimates in units of the reward, and their standard errors (NaN after a single sample).
-    n_evaluations : int
-        Number of coalitions evaluated, repeated ones included.
-    method : {"permutation", "paper"}
-        The sampler.
-    """
-
-    values: FloatArray
-    standard_errors: FloatArray
-    n_evaluations: int
-    method: str
 
 
 def shapley_values(
@@ -89,9 +64,9 @@ def shapley_values(
         too many players for ``"exact"`` (use ``"permutation"``).
     """
     if method != "exact":
-        if method not in _SAMPLERS:
-            raise unknown_name("method", method, ["exact", *_SAMPLERS])
-        samples = _DEFAULT_SAMPLES if n_samples is None else n_samples
+        if method not in SAMPLERS:
+            raise unknown_name("method", method, ["exact", *SAMPLERS])
+        samples = DEFAULT_SAMPLES if n_samples is None else n_samples
         return estimate_shapley(game, method, samples, random_state, show_progress).values
     if n_samples is not None:
         raise ValueError(f"method='exact' takes no n_samples (got {n_samples}): leave it out.")
@@ -149,73 +124,6 @@ def interaction_matrix(game: Game) -> FloatArray:
         for i in range(j):
             matrix[i, j] = matrix[j, i] = (_derivative(derivative, i) * pair_weights).sum()
     return matrix
-
-
-def estimate_shapley(
-    game: Game,
-    method: str = "permutation",
-    n_samples: int = _DEFAULT_SAMPLES,
-    random_state: RandomState = None,
-    show_progress: bool = False,
-) -> ShapleyEstimate:
-    """Estimate Shapley values (Eq. 1) by sampling, with standard errors, for any n.
-
-    Parameters
-    ----------
-    game : Game
-        The game. Wrap a small, slow one in `CachedGame`: coalitions repeat.
-    method : {"permutation", "paper"}
-        See Notes.
-    n_samples : int
-        ``"permutation"``: number m of permutations drawn; each is walked forwards and backwards,
-        which takes 2 + 2m(n - 1) evaluations in all. ``"paper"``: number m of iterations, each
-        with one subset a player, which takes 2mn evaluations.
-    random_state : int, numpy.random.Generator or None
-        Seed or generator. The same seed gives the same estimate.
-    show_progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    ShapleyEstimate
-        Values, standard errors, and the number of evaluations.
-
-    Raises
-    ------
-    ValueError
-        If the method is unknown or `n_samples` is below 1.
-
-    Notes
-    -----
-    ``"permutation"`` adds the players in random order; what each adds to the reward, averaged
-    over orders, is its Shapley value. Each order is paired with its reverse (antithetic
-    sampling), and standard errors come from the spread of the m pair means. Estimates are
-    unbiased, and as each walk ends at f(N), the values sum to f(N) - f(empty) exactly.
-
-    ``"paper"`` follows the sampler of the paper's experiments (Sec. 5): each iteration draws one
-    ratio u from U(0, 1), shared by all players, and for each player i a random subset S of the
-    others of size int((n - 1) u); the mean of f(S + i) - f(S) is the estimate. Two quirks: the
-    size n - 1 is never drawn, so what a player adds as the last one does not count and the
-    estimate is biased; and the values need not sum to f(N) - f(empty). The standard errors
-    measure the spread only, not the bias.
-    """
-    if method not in _SAMPLERS:
-        raise unknown_name("method", method, _SAMPLERS)
-    total = whole_number("n_samples", n_samples, 1)
-    counted = CountingGame(game)
-    batches = _SAMPLERS[method](counted, total, np.random.default_rng(random_state))
-    with tqdm(total=total, unit="sample", disable=not show_progress) as progress:
-        # Mean and sum of squared deviations, merged batch by batch (Chan, Golub, LeVeque 1983).
-        count = 0
-        mean, squares = np.zeros((2, player_count(game)))
-        for batch in batches:
-            size, shift = len(batch), batch.mean(axis=0) - mean
-            count += size
-            squares += size * (batch.var(axis=0) + shift**2 * (count - size) / count)
-            mean += shift * size / count
-            progress.update(size)
-    errors = np.sqrt(squares / (count * (count - 1))) if count > 1 else np.full_like(mean, np.nan)
-    return ShapleyEstimate(mean, errors, counted.n_evaluations, method)
 
 
 def self_context_shapley(game: Game) -> FloatArray:
@@ -338,59 +246,3 @@ def _joint_differences(
     result = np.full(n, np.nan)
     result[partners] = differences
     return result
-
-
-def _permutation_samples(
-    game: Game, n_samples: int, rng: np.random.Generator
-) -> Iterator[FloatArray]:
-    """Yield pair means (k, n): what players add, forwards and backwards through permutations."""
-    n = player_count(game)
-    f_empty, f_full = evaluate(game, np.array([[False], [True]]).repeat(n, axis=1))
-    rows = max(2, _BATCH_CELLS // n)
-    batch = max(1, rows // (2 * max(n - 1, 1)))
-    for start in range(0, n_samples, batch):
-        size = min(batch, n_samples - start)
-        orders = rng.permuted(np.tile(np.arange(n), (size, 1)), axis=1)
-        ranks = np.argsort(orders, axis=1)
-        # A prefix of the reversed permutation is the complement of a prefix.
-        prefixes, complements = np.empty((2, size, n + 1))
-        prefixes[:, 0] = complements[:, n] = f_empty
-        prefixes[:, n] = complements[:, 0] = f_full
-        step = max(1, rows // (2 * size))
-        for low in range(1, n, step):
-            lengths = np.arange(low, min(low + step, n))
-            present = ranks[:, None, :] < lengths[:, None]
-            rewards = evaluate(game, np.stack([present, ~present]).reshape(-1, n))
-            prefixes[:, lengths], complements[:, lengths] = rewards.reshape(2, size, -1)
-        added = (np.diff(prefixes) - np.diff(complements)) / 2
-        yield np.take_along_axis(added, ranks, axis=1)
-
-
-def _paper_samples(game: Game, n_samples: int, rng: np.random.Generator) -> Iterator[FloatArray]:
-    """Yield differences (k, n): f(S + i) - f(S), subsets S of one size in an iteration."""
-    n = player_count(game)
-    rows = max(2, _BATCH_CELLS // n)
-    batch = max(1, rows // (2 * n))
-    for start in range(0, n_samples, batch):
-        iterations = min(batch, n_samples - start)
-        sizes = ((n - 1) * rng.random(iterations)).astype(np.int64)
-        differences = np.empty((iterations, n))
-        step = max(1, rows // (2 * iterations))
-        for low in range(0, n, step):
-            players = np.arange(low, min(low + step, n))
-            keys = rng.random((iterations, players.size, n))
-            keys[:, np.arange(players.size), players] = np.inf  # sorted last, hence never drawn
-            drawn = np.broadcast_to((np.arange(n) < sizes[:, None])[:, None], keys.shape)
-            without = np.zeros(keys.shape, dtype=np.bool_)
-            np.put_along_axis(without, np.argsort(keys), drawn, axis=-1)
-            joined = without | np.eye(n, dtype=np.bool_)[players]
-            rewards = evaluate(game, np.stack([without, joined]).reshape(-1, n))
-            before, after = rewards.reshape(2, iterations, -1)
-            differences[:, players] = after - before
-        yield differences
-
-
-_SAMPLERS: dict[str, Callable[[Game, int, np.random.Generator], Iterator[FloatArray]]] = {
-    "permutation": _permutation_samples,
-    "paper": _paper_samples,
-}

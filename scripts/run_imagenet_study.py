@@ -68,9 +68,11 @@ class Phase:
     methods, modes : tuple of str
     images : int
         Correctly classified images by default.
+    skip : int
+        How many are left out before them.
     dtype : str
-    n_samples : dict
-        Samples by method.
+    n_samples : tuple of pairs
+        Samples by method, or several numbers of them.
     rename : dict
         Names of methods in the joined table.
     masking, grid
@@ -83,11 +85,12 @@ class Phase:
     modes: tuple[str, ...]
     images: int
     dtype: str = "mixed"
-    n_samples: tuple[tuple[str, int], ...] = ()
+    n_samples: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     masking: str = "drop"
     grid: tuple[int, int] | None = None
     budget: int | None = None
+    skip: int = 0
 
     def contains(self, other: Phase, budgets: Budgets, of_other: Budgets) -> bool:
         """Whether all curves of another phase are among those of this one, as far searched."""
@@ -105,10 +108,17 @@ class Phase:
 
     def _curves(self) -> set[tuple[Any, ...]]:
         names, samples = dict(self.rename), dict(self.n_samples)
+        curves: dict[str, int | None] = {}
+        for method in self.methods:
+            draws = samples.get(method)
+            if isinstance(draws, tuple):
+                curves |= {f"{method}-{n}": n for n in draws}
+            else:
+                curves[method] = draws
         common = (self.dtype, self.masking, self.grid)
         return {
-            (names.get(method, method), samples.get(method), mode, *common)
-            for method in self.methods
+            (names.get(curve, curve), draws, mode, *common)
+            for curve, draws in curves.items()
             for mode in self.modes
         }
 
@@ -133,13 +143,20 @@ def phases_of(model: str) -> dict[str, Phase]:
                 budget=40,
             ),
             "deletion": Phase(methods, ("deletion",), 60, n_samples=RISE),
+            # where both numbers are drawn at once, the 50 cost nothing
+            "shapley-200": Phase(
+                **sampler,
+                images=20,
+                skip=40,
+                n_samples=(("shapley-paper", (50, 200)),),
+                rename=(("shapley-paper-200", "shapley-paper"),),
+            ),
             "shapley-50": Phase(
                 **sampler,
                 images=60,
                 n_samples=(("shapley-paper", 50),),
                 rename=(("shapley-paper", "shapley-paper-50"),),
             ),
-            "shapley-200": Phase(**sampler, images=20, n_samples=(("shapley-paper", 200),)),
         }
     if model.startswith(("deit", "vit")):
         return {
@@ -369,12 +386,13 @@ def main() -> None:
         except (OSError, ValueError) as error:
             fail(str(error))
         wanted = {n: p for n, p in phases.items() if not options.phase or n in options.phase}
-        most = options.images or max(phase.images for phase in wanted.values())
+        most = max(phase.skip + (options.images or phase.images) for phase in wanted.values())
         try:
             indices = correctly_classified([model], most)
             say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
             for name, phase in wanted.items():
-                run_phase(model, name, phase, indices[: options.images or phase.images], options)
+                chosen = slice(phase.skip, phase.skip + (options.images or phase.images))
+                run_phase(model, name, phase, indices[chosen], options)
         except (OSError, ValueError) as error:  # no sample images, other settings, no room
             fail(str(error))
     path = collect(options.model)

@@ -132,6 +132,27 @@ def test_a_phase_contains_another_of_the_same_settings(script):
         assert not both.contains(other, every, one)
 
 
+def test_two_numbers_of_samples_contain_each(script):
+    both = script.Phase(("shapley",), ("insertion",), 1, n_samples=(("shapley", (5, 20)),))
+    renamed = dataclasses.replace(both, rename=(("shapley-20", "shapley"),))
+    budget = {"insertion": None}
+    names = {5: "shapley-5", 20: "shapley-20"}
+    for n, name in names.items():
+        one = dataclasses.replace(both, n_samples=(("shapley", n),), rename=(("shapley", name),))
+        assert both.contains(one, budget, budget)
+        assert not one.contains(both, budget, budget)
+        assert renamed.contains(one, budget, budget) == (n == 5)
+
+
+def test_the_stored_numbers_of_shapley_samples_share_their_runs(script):
+    phases = script.phases_of("vit_tiny_patch16_224")
+    both, one = phases["shapley-200"], phases["shapley-50"]
+    assert list(phases).index("shapley-200") < list(phases).index("shapley-50")
+    budget = {"insertion": 78, "deletion": 39}
+    assert both.contains(one, budget, budget)
+    assert both.images >= 20 and both.skip + both.images <= one.images
+
+
 def test_recovered_weights_are_named(script):
     def phase(weights):
         return {"settings": {"weights_sha256": weights}}

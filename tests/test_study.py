@@ -182,6 +182,23 @@ def test_the_table_holds_the_curves_of_every_method(tiny_vit, photos, tmp_path):
     assert table.pivot_table(index="step", columns="method", values="correct").shape == (N + 1, 6)
 
 
+def test_several_numbers_of_samples_draw_a_curve_each(tiny_vit, photos, tmp_path):
+    methods = ["shapley", "shapley-paper", "random"]
+    draws = {"shapley": (1, 3), "shapley-paper": 2}
+    result = run_study(photos[:2], tiny_vit, methods, MODES, tmp_path / "a", n_samples=draws)
+    assert len(result.table) == 2 * 4 * 2 * (N + 1)
+    assert set(result.table["method"]) == {"shapley-1", "shapley-3", "shapley-paper", "random"}
+    assert result.provenance["settings"]["n_samples"] == draws
+    for n in draws["shapley"]:
+        alone = run_study(photos[:2], tiny_vit, methods[:1], MODES, tmp_path / f"{n}", n_samples=n)
+        keys = ["image", "mode", "step"]
+        one = alone.table.sort_values(keys)
+        same = rows(result.table, method=f"shapley-{n}").sort_values(keys)
+        np.testing.assert_array_equal(one["patch"], same["patch"])
+    again = run_study(photos[:3], tiny_vit, methods, MODES, tmp_path / "a", n_samples=draws)
+    assert set(again.table["method"]) == set(result.table["method"])
+
+
 def test_the_file_has_compact_types_and_provenance(tiny_vit, photos, tmp_path):
     result = run_study(photos[:2], tiny_vit, ["random"], ["deletion"], tmp_path, random_state=7)
     assert result.path == tmp_path / "VisionTransformer.parquet"
@@ -752,6 +769,12 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
         ({"budget": 0.04}, TypeError, "budget for insertion must be a whole number, got 0.04"),
         ({"budget": {"insertion": "all"}}, TypeError, "budget for insertion .* got 'all'"),
         ({"n_samples": 10}, ValueError, r"n_samples=10 is for shapley"),
+        ({"n_samples": {"rise": (8, 16)}}, TypeError, r"n_samples of rise must be a whole"),
+        (
+            {"n_samples": {"shapley": (9, 3)}, "methods": ["shapley"]},
+            ValueError,
+            r"n_samples of shapley must be one or more rising numbers, got \[9, 3\]",
+        ),
         ({"n_samples": {"rise": 7}}, ValueError, "n_samples of rise must be even, not 7"),
         ({"n_samples": {"rise": 0}}, ValueError, "n_samples of rise must be at least 2, got 0"),
         ({"n_samples": {"rise": 8.0}}, TypeError, "n_samples of rise must be a whole .* got 8.0"),

@@ -17,8 +17,8 @@ from moxi_lite.game import (
     coalition_of,
     tabulate,
 )
+from moxi_lite.sampling import estimate_shapley, nested_shapley
 from moxi_lite.values import (
-    estimate_shapley,
     full_context_interaction,
     full_context_shapley,
     interaction,
@@ -478,13 +478,48 @@ def test_batches_are_bounded_and_do_not_change_the_estimate(method, monkeypatch)
     largest = max(sizes)
     for cells in (6 * 30, 6 * 4):  # several permutations a batch; less than one
         sizes.clear()
-        monkeypatch.setattr("moxi_lite.values._BATCH_CELLS", cells)
+        monkeypatch.setattr("moxi_lite.sampling._BATCH_CELLS", cells)
         parts = estimate_shapley(game, method, 25, random_state=3)
         assert max(sizes) <= cells // 6 < largest
         assert parts.n_evaluations == whole.n_evaluations
         if method == "permutation":  # the paper's sampler interleaves its draws with batches
             np.testing.assert_allclose(parts.values, whole.values, atol=1e-12)
             np.testing.assert_allclose(parts.standard_errors, whole.standard_errors, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["permutation", "paper"])
+def test_nested_estimates_are_those_of_the_samples_so_far(method, monkeypatch):
+    n = 5
+    monkeypatch.setattr("moxi_lite.sampling._BATCH_CELLS", n * 2 * n * 4)  # 4 to 5 samples a batch
+    game = CountingGame(random_game(n, seed=0))
+    few, some, all_ = nested_shapley(game, method, [1, 11, 25], random_state=3)
+    assert game.n_evaluations == all_.n_evaluations  # the smaller ones cost nothing
+    alone = estimate_shapley(game.game, method, 25, random_state=3)
+    np.testing.assert_allclose(all_.values, alone.values, atol=1e-12)
+    np.testing.assert_allclose(all_.standard_errors, alone.standard_errors, atol=1e-12)
+    assert np.isnan(few.standard_errors).all()
+    for estimate, m in ((few, 1), (some, 11)):
+        single = estimate_shapley(game.game, method, m, random_state=3)
+        assert estimate.n_evaluations == single.n_evaluations
+        assert estimate.method == method
+        if method == "permutation":  # the paper's sampler interleaves its draws with batches
+            np.testing.assert_allclose(estimate.values, single.values, atol=1e-12)
+            np.testing.assert_allclose(estimate.standard_errors, single.standard_errors, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error", "message"),
+    [
+        ([], ValueError, "one or more rising numbers, got \\[\\]"),
+        ([50, 50], ValueError, "one or more rising numbers, got"),
+        ([200, 50], ValueError, "one or more rising numbers, got"),
+        ([0, 50], ValueError, "must be at least 1, got 0"),
+        ([2.5], TypeError, "must be a whole number, got 2.5"),
+    ],
+)
+def test_nested_estimates_refuse_numbers_that_do_not_rise(numbers, error, message):
+    with pytest.raises(error, match=message):
+        nested_shapley(random_game(3, seed=0), "paper", numbers)
 
 
 @pytest.mark.parametrize("method", ["permutation", "paper"])
