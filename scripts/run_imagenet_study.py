@@ -143,12 +143,12 @@ def phases_of(model: str) -> dict[str, Phase]:
                 budget=40,
             ),
             "deletion": Phase(methods, ("deletion",), 60, n_samples=RISE),
-            # where both numbers are drawn at once, the 50 cost nothing
+            # of photographs without estimates so far: here the smaller numbers cost nothing
             "shapley-200": Phase(
                 **sampler,
                 images=20,
                 skip=40,
-                n_samples=(("shapley-paper", (50, 200)),),
+                n_samples=(("shapley-paper", (10, 50, 200)),),
                 rename=(("shapley-paper-200", "shapley-paper"),),
             ),
             "shapley-50": Phase(
