@@ -69,7 +69,7 @@ class Phase:
     images : int
         Correctly classified images by default.
     skip : int
-        How many are left out before them.
+        How many are left out before them, also by default.
     dtype : str
     n_samples : tuple of pairs
         Samples by method, or several numbers of them.
@@ -386,13 +386,17 @@ def main() -> None:
         except (OSError, ValueError) as error:
             fail(str(error))
         wanted = {n: p for n, p in phases.items() if not options.phase or n in options.phase}
-        most = max(phase.skip + (options.images or phase.images) for phase in wanted.values())
+        chosen = {
+            name: slice(options.images)
+            if options.images
+            else slice(phase.skip, phase.skip + phase.images)
+            for name, phase in wanted.items()
+        }
         try:
-            indices = correctly_classified([model], most)
+            indices = correctly_classified([model], max(part.stop for part in chosen.values()))
             say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
             for name, phase in wanted.items():
-                chosen = slice(phase.skip, phase.skip + (options.images or phase.images))
-                run_phase(model, name, phase, indices[chosen], options)
+                run_phase(model, name, phase, indices[chosen[name]], options)
         except (OSError, ValueError) as error:  # no sample images, other settings, no room
             fail(str(error))
     path = collect(options.model)
