@@ -4,13 +4,12 @@
     python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --phase insertion --images 60
     python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --collect
 
-A study consists of phases (see phases_of), each a resumable study of `moxi_lite.run_study` in
+A study consists of phases (see _phases.py), each a resumable study of `moxi_lite.run_study` in
 _build/studies/MODEL/PHASE.  Killed and started again, it goes on where it was; started several
 times at once, the processes share the images.  A phase leaves out the images of which an earlier
-one has all its curves.  With --collect nothing is computed: what is
-finished is joined into results/imagenet/MODEL.parquet, with its provenance in MODEL.json, unless
-the table there holds curves that are not finished here.  That is
-also done after each image batch of a run.
+one has all its curves.  With --collect nothing is computed: what is finished is joined into
+results/imagenet/MODEL.parquet, with its provenance in MODEL.json, unless the table there holds
+curves that are not finished here.  That is also done after each image batch of a run.
 
 On 2 cores the defaults keep to the first steps of the greedy search (--budget); with a GPU pass
 --images 1000 --budget all.
@@ -22,7 +21,6 @@ import argparse
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,12 +31,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from _common import BUILD, ROOT, fail, say
+from _phases import BOTH, Phase, phases_of
 from filelock import FileLock
 
 import moxi_lite as moxi
 from moxi_lite._files import write_atomically
 from moxi_lite._study_images import describe_images
-from moxi_lite._study_settings import METHODS
 from moxi_lite._study_store import StudyFolder, concatenate, parquet_bytes, provenance_of
 
 STUDIES = BUILD / "studies"
@@ -50,123 +48,8 @@ RECOVERED = {
     "b2e17235172c1dcddacb55aa8914e2f8b4b95eb9bb7d7782f333bcbef77151b8",
 }
 GOLDEN = (5**0.5 - 1) / 2
-SCORES = ("moxi-", "gradcam", "gradcam-eigen", "gradcam++", "gradcam++-eigen", "rollout", "rise")
-ON_CNN = tuple(method for method in SCORES if method != "rollout")
 KEYS = ["image", "method", "mode"]  # of a curve
 BATCH = 5  # images between two joins of the table
-
-
-Budgets = dict[str, int | None]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One part of a study, with settings of its own.
-
-    Attributes
-    ----------
-    methods, modes : tuple of str
-    images : int
-        Correctly classified images by default.
-    skip : int
-        How many are left out before them, also by default.
-    dtype : str
-    n_samples : tuple of pairs
-        Samples by method, or several numbers of them.
-    rename : dict
-        Names of methods in the joined table.
-    masking, grid
-        As for `moxi_lite.PatchGame`.
-    budget : int, optional
-        Greedy steps in each mode, in place of --budget.
-    """
-
-    methods: tuple[str, ...]
-    modes: tuple[str, ...]
-    images: int
-    dtype: str = "mixed"
-    n_samples: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
-    rename: tuple[tuple[str, str], ...] = ()
-    masking: str = "drop"
-    grid: tuple[int, int] | None = None
-    budget: int | None = None
-    skip: int = 0
-
-    def contains(self, other: Phase, budgets: Budgets, of_other: Budgets) -> bool:
-        """Whether all curves of another phase are among those of this one, as far searched."""
-        if not self._curves() >= other._curves():
-            return False
-        return "moxi" not in other.methods or all(
-            (own := budgets[mode]) is None or (steps is not None and own >= steps)
-            for mode, steps in of_other.items()
-        )
-
-    def budgets(self, shares: dict[str, float], n_patches: int) -> Budgets:
-        """Return the greedy steps by mode; None means all."""
-        asked = {m: max(1, int(shares[m] * n_patches)) if m in shares else None for m in self.modes}
-        return {mode: self.budget or steps for mode, steps in asked.items()}
-
-    def _curves(self) -> set[tuple[Any, ...]]:
-        names, samples = dict(self.rename), dict(self.n_samples)
-        curves: dict[str, int | None] = {}
-        for method in self.methods:
-            draws = samples.get(method)
-            if isinstance(draws, tuple):
-                curves |= {f"{method}-{n}": n for n in draws}
-            else:
-                curves[method] = draws
-        common = (self.dtype, self.masking, self.grid)
-        return {
-            (names.get(curve, curve), draws, mode, *common)
-            for curve, draws in curves.items()
-            for mode in self.modes
-        }
-
-
-BOTH = ("insertion", "deletion")
-RISE = (("rise", 1000),)
-
-
-def phases_of(model: str) -> dict[str, Phase]:
-    """List the phases for a model, the most wanted first."""
-    methods = ("moxi", *SCORES, "random")
-    if model == "vit_tiny_patch16_224":
-        sampler = {"methods": ("shapley-paper",), "modes": BOTH}
-        return {
-            "insertion": Phase(methods, ("insertion",), 60, n_samples=RISE),
-            "all-methods": Phase(
-                METHODS,
-                BOTH,
-                20,
-                n_samples=(("shapley", 10), ("shapley-paper", 10), *RISE),
-                rename=(("shapley", "shapley-10"), ("shapley-paper", "shapley-paper-10")),
-                budget=40,
-            ),
-            "deletion": Phase(methods, ("deletion",), 60, n_samples=RISE),
-            # of photographs without estimates so far: here the smaller numbers cost nothing
-            "shapley-200": Phase(
-                **sampler,
-                images=20,
-                skip=40,
-                n_samples=(("shapley-paper", (10, 50, 200)),),
-                rename=(("shapley-paper-200", "shapley-paper"),),
-            ),
-            "shapley-50": Phase(
-                **sampler,
-                images=60,
-                n_samples=(("shapley-paper", 50),),
-                rename=(("shapley-paper", "shapley-paper-50"),),
-            ),
-        }
-    if model.startswith(("deit", "vit")):
-        return {
-            "insertion": Phase(methods, ("insertion",), 20, n_samples=RISE),
-            "deletion": Phase(methods, ("deletion",), 20, n_samples=RISE),
-        }
-    methods = ("moxi", *ON_CNN, "random")
-    return {
-        "zero": Phase(methods, BOTH, 20, "float32", n_samples=RISE, masking="zero", grid=(7, 7))
-    }
 
 
 def arguments() -> argparse.Namespace:
@@ -386,12 +269,7 @@ def main() -> None:
         except (OSError, ValueError) as error:
             fail(str(error))
         wanted = {n: p for n, p in phases.items() if not options.phase or n in options.phase}
-        chosen = {
-            name: slice(options.images)
-            if options.images
-            else slice(phase.skip, phase.skip + phase.images)
-            for name, phase in wanted.items()
-        }
+        chosen = {name: phase.chosen(options.images) for name, phase in wanted.items()}
         try:
             indices = correctly_classified([model], max(part.stop for part in chosen.values()))
             say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
