@@ -109,14 +109,14 @@ def run(options: argparse.Namespace) -> int:
         usage or input.
     """
     from moxi_lite._files import UnusableFolderError, folder_for_results
-    from moxi_lite._study_settings import METHODS, check_names
+    from moxi_lite._study_settings import METHODS, checked_names
     from moxi_lite.study import run_study
 
     try:
         if options.jobs < 1:
             raise ValueError(f"--jobs must be at least 1, not {options.jobs}.")
         methods = list(METHODS) if options.methods == ["all"] else options.methods
-        check_names(methods, options.modes, options.masking)
+        checked_names(methods, options.modes, options.masking)
         images = _images(options.images)
         with (
             folder_for_results(options.out.expanduser()),

@@ -55,12 +55,14 @@ class Settings:
         return tuple(f"{method}-{n}" for n in draws) if isinstance(draws, tuple) else (method,)
 
 
-def check_names(methods: Sequence[str], modes: Sequence[str], masking: str) -> None:
-    """Refuse unknown names, before a model is loaded."""
-    _names("method", methods, METHODS)
-    _names("mode", modes, MODES)
+def checked_names(
+    methods: Iterable[str], modes: Iterable[str], masking: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return methods and modes; unknown names are refused before a model is loaded."""
+    checked = _names("method", methods, METHODS), _names("mode", modes, MODES)
     if masking not in _MASKINGS:
         raise unknown_name("masking", masking, _MASKINGS)
+    return checked
 
 
 def make_settings(
@@ -77,8 +79,7 @@ def make_settings(
     only_correct: bool,
 ) -> Settings:
     """Check the arguments of `run_study`; raises ValueError and TypeError as it says."""
-    check_names(methods, modes, masking)
-    known_methods, known_modes = _names("method", methods, METHODS), _names("mode", modes, MODES)
+    known_methods, known_modes = checked_names(methods, modes, masking)
     rows, columns = checked_grid(model.grid if grid is None else grid)
     n = rows * columns
     if n > _MOST_PATCHES:
@@ -128,7 +129,7 @@ def load_source(source: ModelSource, device: str | None) -> Classifier:
     return model
 
 
-def _names(kind: str, given: Sequence[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+def _names(kind: str, given: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names in the order in which they are known, which settings do not depend on."""
     if isinstance(given, str):
         raise TypeError(f"{kind}s must be a sequence of names: write [{given!r}].")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from moxi_lite._errors import unknown_name
+from moxi_lite._errors import unknown_name, whole_number
 from moxi_lite.explanation import Explanation
 from moxi_lite.game import (
     BoolArray,
@@ -109,7 +109,8 @@ def explain(
         If mode, search, stop or budget is not one of the above, or the game returns NaN, Inf or
         the wrong number of rewards.
     TypeError
-        If ``stop="flip"`` is asked of a game that has no predicted class.
+        If ``stop="flip"`` is asked of a game that has no predicted class, or the budget is not a
+        whole number.
 
     Examples
     --------
@@ -326,25 +327,8 @@ def _check_mode(mode: str) -> None:
 
 
 def checked_budget(budget: int | None, n_players: int) -> int:
-    """Return the most steps that a search may take; 3.0 counts as 3.
-
-    Raises
-    ------
-    ValueError
-        If it is not a whole number of players.
-    """
-    if budget is None:
-        return n_players
-    try:
-        steps = 0 if isinstance(budget, bool | str) else int(budget)
-        whole = steps == budget
-    except (TypeError, ValueError, OverflowError):  # a list, NaN, infinity
-        whole = False
-    if not whole or not 1 <= steps <= n_players:
-        raise ValueError(
-            f"budget must be a whole number of players in 1..{n_players}, not {budget!r}."
-        )
-    return steps
+    """Return the most steps that a search may take; raises what `whole_number` does."""
+    return n_players if budget is None else whole_number("budget (players)", budget, 1, n_players)
 
 
 def _stop_rule(stop: str | StopRule | None, game: Game, mode: str) -> StopRule | None:

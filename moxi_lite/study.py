@@ -28,7 +28,7 @@ from moxi_lite._study_images import describe_images, listed_images
 from moxi_lite._study_settings import (
     ModelSource,
     Settings,
-    check_names,
+    checked_names,
     load_source,
     make_settings,
     rows_per_image,
@@ -191,7 +191,7 @@ def run_study(
     >>> result.table.pivot_table(index="step", columns="method", values="correct").plot()
     ... # doctest: +SKIP
     """
-    check_names(methods, modes, masking)
+    methods, modes = checked_names(methods, modes, masking)
     images = listed_images(images)  # before the model is loaded
     source, classifier = _model_for(model, executor, device)
     settings = make_settings(

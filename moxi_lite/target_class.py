@@ -95,10 +95,9 @@ def explain_class(
     Raises
     ------
     ValueError
-        If the budget is not a whole number of players in 1..n, or the model's scores are not
-        finite.
+        If the budget is not in 1..n, or the model's scores are not finite.
     TypeError
-        If the game has no classes.
+        If the game has no classes, or the budget is not a whole number.
 
     Notes
     -----

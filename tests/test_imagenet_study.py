@@ -44,11 +44,11 @@ def test_any_number_of_images_is_spread_over_the_classes(script):
 
 
 def test_the_phases_of_a_model_name_known_methods(script):
-    from moxi_lite._study_settings import check_names
+    from moxi_lite._study_settings import checked_names
 
     for model in ("vit_tiny_patch16_224", "deit_tiny_patch16_224", "efficientnet_lite0"):
         for phase in script.phases_of(model).values():
-            check_names(phase.methods, phase.modes, phase.masking)
+            checked_names(phase.methods, phase.modes, phase.masking)
     assert script.phases_of("vit_tiny_patch16_224")["insertion"].images >= 60
 
 

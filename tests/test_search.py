@@ -149,9 +149,9 @@ def test_a_rule_that_holds_at_once_ends_before_the_first_step():
     [
         ({"mode": "insertoin"}, ValueError, "Did you mean 'insertion'"),
         ({"search": "gredy"}, ValueError, "Did you mean 'greedy'"),
-        ({"budget": 0}, ValueError, r"1\.\.3, not 0"),
-        ({"budget": 4}, ValueError, r"1\.\.3, not 4"),
-        ({"budget": 1.5}, ValueError, "whole number"),
+        ({"budget": 0}, ValueError, r"1\.\.3, got 0"),
+        ({"budget": 4}, ValueError, r"1\.\.3, got 4"),
+        ({"budget": 1.5}, TypeError, "whole number"),
         ({"stop": "flop"}, ValueError, "'flop'"),
         ({"stop": "flip"}, TypeError, "PatchGame"),
     ],
@@ -221,9 +221,9 @@ def test_lockstep_over_no_game():
     assert explain_many([]) == []
 
 
-@pytest.mark.parametrize("budget", [0, 4, 2.5, True, float("nan"), float("inf"), "flip", [2]])
+@pytest.mark.parametrize("budget", [0, 4, 2.5, 2.0, True, float("nan"), "flip", [2]])
 def test_budgets_are_whole_numbers_of_players(budget):
-    with pytest.raises(ValueError, match=r"budget must be a whole number of players in 1\.\.3"):
+    with pytest.raises((ValueError, TypeError), match=r"budget \(players\) must be"):
         explain(SetSumGame([1, 2, 3]), budget=budget)
 
 

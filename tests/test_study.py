@@ -182,6 +182,12 @@ def test_the_table_holds_the_curves_of_every_method(tiny_vit, photos, tmp_path):
     assert table.pivot_table(index="step", columns="method", values="correct").shape == (N + 1, 6)
 
 
+def test_names_may_come_from_a_generator(tiny_vit, photos, tmp_path):
+    names, modes = (name for name in ["random", "moxi-"]), iter(["insertion"])
+    table = run_study(photos[:1], tiny_vit, names, modes, tmp_path).table
+    assert set(table["method"]) == {"random", "moxi-"} and set(table["mode"]) == {"insertion"}
+
+
 def test_several_numbers_of_samples_draw_a_curve_each(tiny_vit, photos, tmp_path):
     methods = ["shapley", "shapley-paper", "random"]
     draws = {"shapley": (1, 3), "shapley-paper": 2}

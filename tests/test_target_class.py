@@ -54,9 +54,9 @@ def test_games_without_classes_are_refused():
         explain_class(SetSumGame([1, 2, 3]))
 
 
-@pytest.mark.parametrize("budget", [0, 8, 1.5, True, float("nan"), "flip"])
+@pytest.mark.parametrize("budget", [0, -1, 8, 1.5, True, float("nan"), "flip"])
 def test_budgets_are_checked(budget):
-    with pytest.raises(ValueError, match=r"budget must be a whole number of players in 1\.\.7"):
+    with pytest.raises((ValueError, TypeError), match=r"budget \(players\) must be"):
         explain_class(AdditiveGame(PETS, target=CAT), budget=budget)
 
 
@@ -137,12 +137,6 @@ def test_budget_limits_each_stage():
     found = explain_class(AdditiveGame([[6, -6, 0], [1, 5, 0], [0, 5, 0]], target=CAT), budget=1)
     assert found.cleared.stop_reason == "flip"
     assert found.highlighted.stop_reason == "budget"
-
-
-@pytest.mark.parametrize("budget", [0, -1, 8, 1.5])
-def test_budget_out_of_range(budget):
-    with pytest.raises(ValueError, match=r"1\.\.7"):
-        explain_class(AdditiveGame(PETS, target=CAT), budget=budget)
 
 
 def test_the_predicted_class_needs_no_clearing(tiny_vit, gradient_image):
