@@ -1,9 +1,10 @@
 """The paper's claims beside our values.
 
 Every number that the paper also reports goes through :func:`record` once, where it is computed.
-``record`` stops the notebook when the value leaves the interval that `claims.json` expects, and
-otherwise leaves one small JSON file behind. :func:`table` later joins those files with the full
-list of claims, so that a claim nobody checked is as visible as one that was reproduced.
+``record`` stops the notebook when the value, with its whole confidence interval, leaves the range
+that `claims.json` expects, and otherwise leaves one small JSON file behind. :func:`table` later
+joins those files with the full list of claims, so that a claim nobody checked is as visible as one
+that was reproduced.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from moxi_lite._files import write_atomically
 from moxi_lite.estimates import Estimate
 
 LEDGER_DIR_VARIABLE = "MOXI_LITE_LEDGER_DIR"
-STATUSES = ("reproduced", "scaled down", "differs", "corrected", "not attempted")
+STATUSES = ("reproduced", "scaled down", "differs", "undecided", "corrected", "not attempted")
 
 
 CLAIMS: Mapping[str, Claim] = load_claims()
@@ -74,7 +75,8 @@ def record(
     Raises
     ------
     LedgerError
-        If the value leaves the claim's tolerance. Nothing is written then.
+        If the value leaves the claim's tolerance, and so does the whole interval, if there is
+        one. Nothing is written then.
     ValueError
         If the claim is unknown, `n` is missing or not positive, `interval` is not an interval, or
         the claim has a number but no tolerance yet.
@@ -106,10 +108,9 @@ def record_estimate(
     note: str = "",
     scaled: bool = False,
 ) -> Entry | None:
-    """Record a value with its interval, as soon as there are enough images to judge it.
+    """Record a value with its interval, as soon as there are enough images for one.
 
-    Too few are fewer than asked for, and fewer than needed where the value leaves the claim's
-    tolerance but its interval reaches back into it. Either is said in a line, and nothing stored.
+    Otherwise that is said in a line, and nothing stored.
 
     Parameters
     ----------
@@ -132,18 +133,11 @@ def record_estimate(
     Raises
     ------
     LedgerError, ValueError
-        As `record` does; the first only if the whole interval lies outside the tolerance.
+        As `record` does.
     """
-    least, most = _claim(claim_id).tolerance or (-math.inf, math.inf)
     value, low, high = estimate
     if n < at_least or math.isnan(low):
         print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
-        return None
-    if not least <= value <= most and low <= most and high >= least:
-        print(
-            f"{claim_id}: not entered, as {estimate:.3g} is outside the expected {least:g} to "
-            f"{most:g} but its interval is not; n = {n} is too small to judge it"
-        )
         return None
     return record(claim_id, value, n=n, interval=(low, high), note=note, scaled=scaled)
 
@@ -203,13 +197,14 @@ def table(entries: Iterable[Entry]) -> list[Row]:
     -------
     list of Row
         One row a claim, with status ``"reproduced"``, ``"scaled down"`` (fewer images or a smaller
-        setting), ``"differs"`` (as we expect it, but not what the paper says),
+        setting), ``"differs"`` (as we expect it, but not what the paper says), ``"undecided"``
+        (outside what we expect, but the value's interval is not),
         ``"corrected"`` (the printed claim fails) or ``"not attempted"``.
 
     Raises
     ------
     LedgerError
-        If an entry's value leaves its claim's tolerance.
+        If an entry's value leaves its claim's tolerance, and its interval does, too.
     ValueError
         If an entry's claim is unknown.
     """
@@ -278,7 +273,7 @@ def _check(claim: Claim, entry: Entry) -> None:
             )
         return
     low, high = claim.tolerance
-    if not low <= entry.value <= high:
+    if not low <= entry.value <= high and not _undecided(claim, entry):
         unit = f" {claim.unit}" if claim.unit else ""
         raise LedgerError(
             f"claim {claim.id!r}: the value {entry.value:.10g}{unit} lies outside the expected "
@@ -286,9 +281,20 @@ def _check(claim: Claim, entry: Entry) -> None:
         )
 
 
+def _undecided(claim: Claim, entry: Entry) -> bool:
+    """Whether the value leaves the claim's tolerance, but its interval reaches back into it."""
+    if claim.tolerance is None or entry.interval is None:
+        return False
+    least, most = claim.tolerance
+    low, high = entry.interval
+    return not least <= entry.value <= most and low <= most and high >= least
+
+
 def _status(claim: Claim, entry: Entry | None) -> str:
     if entry is None:
         return "not attempted"
+    if _undecided(claim, entry):
+        return "undecided"
     if claim.correction is not None:
         return "corrected"
     if claim.value is not None and claim.tolerance is not None:

@@ -58,14 +58,14 @@ def test_an_estimate_waits_for_enough_images(toy, tmp_path, capsys):
     enough = Estimate(90.0, 80, 97)
     assert ledger.record_estimate("toy", enough, n=19) is None
     assert "n = 19 and should be at least 20" in capsys.readouterr().out
-    undecided = Estimate(75.0, 60, 85)
-    assert ledger.record_estimate("toy", undecided, n=30) is None
-    assert "n = 30 is too small" in capsys.readouterr().out
     unknown = Estimate(90.0, float("nan"), float("nan"))
     assert ledger.record_estimate("toy", unknown, n=3, at_least=2) is None
     assert not (tmp_path / "ledger").exists()
     with pytest.raises(LedgerError, match="75"):
         ledger.record_estimate("toy", Estimate(75.0, 71, 79), n=30)
+    assert not (tmp_path / "ledger").exists()
+    ledger.record_estimate("toy", Estimate(75.0, 60, 85), n=30)  # reaches back into 80 to 100
+    assert "75 % (60 to 85), n = 30 of 1,000 (paper: 90 %): undecided" in capsys.readouterr().out
     entry = ledger.record_estimate("toy", enough, n=20, note="Few.", scaled=True)
     assert entry == Entry("toy", 90, 20, (80, 97), "Few.", True)
 
@@ -184,6 +184,8 @@ def test_a_broken_entry_is_named(tmp_path, text):
         ({"value": None, "tolerance": None}, {"value": 3, "n": 1000}, "reproduced"),
         ({"value": None, "n": None, "correction": "Minus."}, {"value": 90}, "corrected"),
         ({"correction": "Minus."}, None, "not attempted"),
+        ({}, {"value": 75, "n": 60, "interval": (60, 80)}, "undecided"),
+        ({}, {"value": 85, "n": 60, "interval": (60, 95)}, "scaled down"),
         ({"value": None, "n": None, "claimed": (85, 99)}, {"value": 90}, "reproduced"),
         ({"value": None, "n": None, "claimed": (95, 99)}, {"value": 90}, "differs"),
     ],
@@ -202,8 +204,9 @@ def test_the_fullest_entry_counts(toy):
 
 
 def test_a_stored_value_is_checked_again(toy):
-    with pytest.raises(LedgerError, match="outside"):
-        ledger.table([Entry("toy", 50, n=1000)])
+    for interval in (None, (40.0, 79.9)):
+        with pytest.raises(LedgerError, match="outside"):
+            ledger.table([Entry("toy", 50, n=1000, interval=interval)])
 
 
 def test_the_table_has_every_claim_in_order():
@@ -217,7 +220,8 @@ def test_markdown_counts_links_and_escapes(toy):
     text = ledger.markdown_table(ledger.table([Entry("toy", 91, n=60, note="Four | five.")]))
     lines = text.splitlines()
     assert lines[0] == (
-        "**1 claims: 0 reproduced, 1 scaled down, 0 differs, 0 corrected, 0 not attempted.**"
+        "**1 claims: 0 reproduced, 1 scaled down, 0 differs, 0 undecided, 0 corrected, "
+        "0 not attempted.**"
     )
     assert lines[-1] == (
         r"| **Sec. 5.1.** a \| b | 90 % | 91 %, n = 60 of 1,000 | **scaled down.** "
