@@ -82,7 +82,7 @@ def bootstrap(
     Examples
     --------
     >>> f"{bootstrap([3, 5, 4, 9, 4, 6, 5, 4, 7], np.median):.0f}"
-    '5 (4 to 6)'
+    '5 (4 to 7)'
     """
     held = np.asarray(values, dtype=np.float64)
     if held.ndim != 1 or not len(held):

@@ -125,8 +125,8 @@ def nested_shapley(
     >>> game = moxi.SetSumGame([1, 2, 2])
     >>> for estimate in moxi.nested_shapley(game, "permutation", [10, 100], random_state=0):
     ...     print(estimate.values.round(1), estimate.n_evaluations)
-    [1. 2. 2.] 42
-    [1. 2. 2.] 402
+    [1. 1. 1.] 42
+    [1. 1. 1.] 402
     """
     if method not in SAMPLERS:
         raise unknown_name("method", method, SAMPLERS)
