@@ -1,14 +1,15 @@
 """Explain classes that the model does not predict (Sec. 5.2, Fig. 5), and store what was found.
 
     python scripts/run_target_class.py
-    python scripts/run_target_class.py --pairs 30
+    python scripts/run_target_class.py --pairs 50
 
 Most images are made of two photographs, so that it is known where each class is: the middle of
 one sample image of ImageNet on the left, of another on the right.  Pairs are taken in the order of
-the study (run_imagenet_study.py), two neighbours each, if both photographs are classified
-correctly and, side by side, their classes are the model's first and second choice.  The first
-choice is predicted; the second is the target.  The paper's own two classes (bull mastiff and
-tiger cat) and some photographs that hold two things come on top, as examples.
+the study (run_imagenet_study.py), first two neighbours each, then two places farther apart, if
+both photographs are classified correctly and, side by side, their classes are the model's first
+and second choice.  The first choice is predicted; the second is the target.  No photograph is in
+two pairs.  The paper's own two classes (bull mastiff and tiger cat) and some photographs that hold
+two things come on top, as examples.
 
 Writes results/imagenet/target_class.parquet and target_class.json.  Killed and started again, it
 goes on where it was.
@@ -93,19 +94,28 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
             yield scene
         else:
             say(f"{left} beside {right}: the best two classes are {best}, left out")
-    found = tried = 0
     order = spread()
-    for left, right in zip(order[::2], order[1::2], strict=True):
+    unused = {index for index in order if classifies(model, index)}
+    found = tried = 0
+    for left, right in pairs(order):
         if found == n_pairs:
             break
-        if not all(classifies(model, index) for index in (left, right)):
+        if not {left, right} <= unused:
             continue
         tried += 1
         scene, _ = scene_of_pair(model, left, right, tried)
         if scene is not None:
             found += 1
+            unused -= {left, right}
             yield scene
     say(f"{found} of {tried} pairs have their two classes first and second")
+
+
+def pairs(order: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield each photograph of an even place with every one of an odd place, neighbours first."""
+    even, odd = order[::2], order[1::2]
+    for shift in range(len(odd)):
+        yield from zip(even, odd[shift:] + odd[:shift], strict=True)
 
 
 def parts_of(model: moxi.Classifier, scene: Scene) -> Iterator[dict[str, Any]]:
@@ -214,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=20, help="drawn by the rule (default 20)")
+    parser.add_argument("--pairs", type=int, default=40, help="drawn by the rule (default 40)")
     parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
     parser.add_argument("--device", help="default: cuda if there is one")
     options = parser.parse_args()
