@@ -3,39 +3,83 @@
 import dataclasses
 import os
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from moxi_lite import cli
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Paths of two different images."""
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    for number, path in enumerate(paths):
-        noise = np.random.default_rng(number).integers(0, 255, (32, 40, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(path)
-    return paths
+from moxi_lite import _cli_study, cli
+from moxi_lite.models import WeightsUnavailableError
 
 
 @pytest.fixture
-def command(tiny_vit, monkeypatch, tmp_path):
-    """Run ``moxi-lite study`` on a tiny model."""
+def study(tiny_vit, monkeypatch):
+    """Run ``moxi-lite study``, where every model but "absent" is a tiny one."""
 
     def load(name, *, device=None):
+        if name == "absent":
+            raise WeightsUnavailableError("the weights are not to be had.")
         return dataclasses.replace(tiny_vit, name=name)
 
     monkeypatch.setattr("moxi_lite._study_settings.load_model", load)
+    return lambda *arguments: cli.main(["study", *map(str, arguments)])
+
+
+@pytest.fixture
+def command(study, tmp_path):
+    """Study images by one quick method."""
 
     def run(*images, out=tmp_path / "out", options=()):
-        arguments = ["--model", "tiny", "--methods", "random", "--modes", "insertion"]
-        named = ["--images", *map(str, images), "--out", str(out), *options]
-        return cli.main(["study", *arguments, *named])
+        quick = ["--model", "tiny", "--methods", "random", "--modes", "insertion"]
+        return study(*quick, "--images", *images, "--out", out, *options)
 
     return run
+
+
+def test_the_command_writes_the_table(study, photos, tmp_path, capsys):
+    options = ["--model", "tiny", "--images", *photos[:2], "--out", tmp_path / "out"]
+    options += ["--methods", "moxi,shapley", "--modes", "insertion", "--budget", 4]
+    assert study(*options, "--n-samples", "shapley=2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "images     2 studied, 0 misclassified and skipped"
+    assert lines[1] == f"table      {tmp_path / 'out' / 'tiny.parquet'} (2 images in all)"
+    table = pd.read_parquet(tmp_path / "out" / "tiny.parquet")
+    assert set(table["method"]) == {"moxi", "shapley"} and set(table["mode"]) == {"insertion"}
+    assert not table["exact"].all()
+    assert study(*options, "--n-samples", 3) == 2
+    assert 'n_samples is {"shapley": 2} there and {"shapley": 3} now' in capsys.readouterr().err
+
+
+def test_the_command_reports_failures(study, photos, tmp_path, capsys):
+    options = ["--model", "tiny", "--methods", "random", "--out", tmp_path / "out", "--images"]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    assert study(*options, photos[0], broken) == 1
+    captured = capsys.readouterr()
+    assert "1 studied" in captured.out
+    assert "failed     broken-" in captured.err and "ValueError" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--methods", "mxoi"], 2, "Did you mean 'moxi"),
+        (["--jobs", "0"], 2, "--jobs must be at least 1"),
+        (["--images", "9-3"], 2, "--images 9-3 is empty"),
+        (["--images", "0-9:0"], 2, "--images 0-9:0 is empty"),
+        (["--images", "3"], 2, "5 classes"),
+        (["--model", "absent"], 1, "not to be had"),
+    ],
+)
+def test_the_command_tells_what_is_wrong(study, tmp_path, capsys, options, code, message):
+    (tmp_path / "a.png").touch()
+    defaults = ["--model", "tiny", "--images", tmp_path / "a.png", "--out", tmp_path / "out"]
+    assert study(*defaults, *options) == code
+    error = capsys.readouterr().err
+    assert error.startswith("moxi-lite: error: ") and message in error and error.count("\n") == 1
+
+
+def test_numbers_ranges_and_paths_of_images():
+    assert _cli_study._images(["7", "0-10:5", "cat.jpg", "3-4"]) == [7, 0, 5, 10, "cat.jpg", 3, 4]
+    assert len(_cli_study._images(["0-999:50"])) == 20
 
 
 def test_a_reader_that_stops_loses_nothing(command, photos, tmp_path, monkeypatch, capsys):
@@ -44,7 +88,7 @@ def test_a_reader_that_stops_loses_nothing(command, photos, tmp_path, monkeypatc
     with open(writer, "w", buffering=1) as closed:
         monkeypatch.setattr("sys.stdout", closed)
         (tmp_path / "broken.png").touch()
-        assert command(*photos, tmp_path / "broken.png") == 1, "nor the exit code"
+        assert command(*photos[:2], tmp_path / "broken.png") == 1, "nor the exit code"
     assert pd.read_parquet(tmp_path / "out" / "tiny.parquet")["image"].nunique() == 2
     assert capsys.readouterr().err.startswith("failed     broken-")
 
