@@ -7,9 +7,9 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moxi_lite._cli_output import complain, fail, in_shell_words, shows_progress
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from moxi_lite.study import StudyResult
+
+T = TypeVar("T")
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 
@@ -60,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add(
         "--budget",
-        type=_numbers,
+        type=_budget,
         metavar="N",
         help="greedy steps of moxi, the rest is ranked; or insertion=N,deletion=M (default: all)",
     )
@@ -80,9 +82,10 @@ def add_parser(subparsers: Any) -> None:
     )
     add(
         "--n-samples",
-        type=_numbers,
+        type=_samples,
         metavar="N",
-        help="iterations of shapley and shapley-paper; or by method, shapley=10,rise=400",
+        help="iterations of shapley and shapley-paper; or by method, shapley=10,rise=400; "
+        "10:50:200 draws a Shapley curve for each number, for the price of the last",
     )
     add("--seed", type=int, default=0, metavar="N", help="for what methods draw (default: 0)")
     add(
@@ -214,13 +217,26 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _numbers(text: str) -> int | dict[str, int]:
+def _budget(text: str) -> int | dict[str, int]:
     """Read ``40`` or ``insertion=40,deletion=60``."""
+    return _all_or_by_name(text, int)
+
+
+def _samples(text: str) -> int | tuple[int, ...] | dict[str, int | tuple[int, ...]]:
+    """Read ``10``, ``10:50``, or such by name, as in ``shapley=10:50,rise=400``."""
+    return _all_or_by_name(text, _one_or_several)
+
+
+def _one_or_several(text: str) -> int | tuple[int, ...]:
+    return tuple(map(int, text.split(":"))) if ":" in text else int(text)
+
+
+def _all_or_by_name(text: str, read: Callable[[str], T]) -> T | dict[str, T]:
     try:
         if "=" not in text:
-            return int(text)
+            return read(text)
         pairs = [part.split("=") for part in _list(text)]
-        return {name.strip(): int(number) for name, number in pairs}
+        return {name.strip(): read(value) for name, value in pairs}
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"expected a number or NAME=NUMBER,..., not {text!r}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 import moxi_lite
-from moxi_lite._errors import unknown_name, whole_number
+from moxi_lite._errors import index_of, unknown_name, whole_number
 from moxi_lite.attribution import METHODS as SCORE_METHODS
-from moxi_lite.attribution import SHAPLEY_SAMPLERS
+from moxi_lite.attribution import SAMPLING_METHODS, SHAPLEY_SAMPLERS
 from moxi_lite.classifier import Classifier
 from moxi_lite.masking import BASELINES
 from moxi_lite.models import load_model
@@ -19,14 +19,14 @@ from moxi_lite.patch_game import checked_grid
 from moxi_lite.sampling import rising_numbers
 from moxi_lite.search import MODES
 
-Samples = int | Mapping[str, int | Sequence[int]]
+Samples = int | Mapping[str, int | Iterable[int]]
 ModelSource = str | Classifier | Callable[[], Classifier]
 
 METHODS = ("moxi", *SCORE_METHODS)
 _MASKINGS = ("drop", *BASELINES)
 _DTYPES = ("float32", "mixed", "bfloat16", "float16", "float64")
-_LEAST_SAMPLES = {"shapley": 1, "shapley-paper": 1, "rise": 2}
 _MOST_PATCHES = 2**15 - 1  # steps are stored as int16
+_MOST_CURVES = 2**7  # their names are stored as categories, with int8 codes
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,14 @@ class Settings:
 
     def curve_names(self, method: str) -> tuple[str, ...]:
         """Names in the table of the curves that a method draws in a mode: most draw one."""
-        draws = self.n_samples.get(method)
-        return tuple(f"{method}-{n}" for n in draws) if isinstance(draws, tuple) else (method,)
+        return tuple(samples_by_curve(method, self.n_samples.get(method)))
+
+
+def samples_by_curve(method: str, n_samples: int | tuple[int, ...] | None) -> dict[str, int | None]:
+    """Name the curves that a method draws: one, or one for each of several numbers of samples."""
+    if isinstance(n_samples, tuple):
+        return {f"{method}-{n}": n for n in n_samples}
+    return {method: n_samples}
 
 
 def checked_names(
@@ -67,8 +73,8 @@ def checked_names(
 
 def make_settings(
     model: Classifier,
-    methods: Sequence[str],
-    modes: Sequence[str],
+    methods: Iterable[str],
+    modes: Iterable[str],
     *,
     budget: int | Mapping[str, int | None] | None,
     masking: str,
@@ -86,7 +92,7 @@ def make_settings(
         raise ValueError(
             f"grid {(rows, columns)} has {n} patches, expected {_MOST_PATCHES} at most."
         )
-    return Settings(
+    settings = Settings(
         model=model.name,
         weights_sha256=model.weights_sha256,
         input_size=model.input_size,
@@ -103,6 +109,10 @@ def make_settings(
         only_correct=bool(only_correct),
         version=moxi_lite.__version__,
     )
+    n_curves = sum(len(settings.curve_names(method)) for method in known_methods)
+    if n_curves > _MOST_CURVES:
+        raise ValueError(f"{n_curves} curves are asked for, expected {_MOST_CURVES} at most.")
+    return settings
 
 
 def rows_per_image(settings: Settings) -> int:
@@ -166,7 +176,7 @@ def _budgets(
 def _samples(n_samples: Samples | None, methods: Sequence[str]) -> dict[str, int | tuple[int, ...]]:
     if n_samples is None:
         return {}
-    drawing = [method for method in _LEAST_SAMPLES if method in methods]
+    drawing = [method for method in SAMPLING_METHODS if method in methods]
     if not isinstance(n_samples, Mapping):
         shapley = [method for method in SHAPLEY_SAMPLERS if method in methods]
         if not shapley:
@@ -175,19 +185,28 @@ def _samples(n_samples: Samples | None, methods: Sequence[str]) -> dict[str, int
                 'among the methods: leave it out, or name the method, as in {"rise": 1000}.'
             )
         n_samples = dict.fromkeys(shapley, n_samples)
-    for method, number in n_samples.items():
+    for method in n_samples:
         if method not in drawing:
             raise unknown_name("method of n_samples among those that draw", method, drawing)
-        if isinstance(number, Iterable) and method in SHAPLEY_SAMPLERS:
-            rising_numbers(f"n_samples of {method}", number)
-            continue
-        draws = whole_number(f"n_samples of {method}", number, _LEAST_SAMPLES[method])
-        if method == "rise" and draws % 2:
-            raise ValueError(f"n_samples of rise must be even, not {draws}: masks come in pairs.")
     return {
-        method: tuple(map(int, draws)) if isinstance(draws, Iterable) else int(draws)
-        for method, draws in sorted(n_samples.items(), key=lambda item: drawing.index(item[0]))
+        method: _draws(f"n_samples of {method}", method, n_samples[method])
+        for method in drawing
+        if method in n_samples
     }
+
+
+def _draws(name: str, method: str, given: int | Iterable[int]) -> int | tuple[int, ...]:
+    if method == "rise":
+        number = whole_number(name, given, 2)
+        if number % 2:
+            raise ValueError(f"{name} must be even, not {number}: masks come in pairs.")
+        return number
+    try:
+        index_of(given)
+    except TypeError:
+        if isinstance(given, Iterable):
+            return tuple(rising_numbers(name, given))
+    return whole_number(name, given, 1)
 
 
 def _dtype_name(dtype: torch.dtype | str | None) -> str:

@@ -19,7 +19,7 @@ from moxi_lite._gradcam import Reshape, gradcam_map
 from moxi_lite._rollout import AttentionFunction, rollout_map
 from moxi_lite.game import FloatArray, Game, as_game, evaluate, player_count
 from moxi_lite.patch_game import PatchGame, outcomes
-from moxi_lite.sampling import RandomState, nested_shapley
+from moxi_lite.sampling import DEFAULT_SAMPLES, RandomState, nested_shapley
 from moxi_lite.search import MODES
 from moxi_lite.values import full_context_shapley, self_context_shapley
 
@@ -32,9 +32,9 @@ _GRADCAMS: dict[str, tuple[bool, str | None]] = {  # name: is it Grad-CAM++, how
     "gradcam++-aug": (True, "aug"),
 }
 SHAPLEY_SAMPLERS = {"shapley": "permutation", "shapley-paper": "paper"}
-METHODS = (*_GRADCAMS, "rollout", *SHAPLEY_SAMPLERS, "rise", "moxi-", "random")
+SAMPLING_METHODS = (*SHAPLEY_SAMPLERS, "rise")  # those that take n_samples
+METHODS = (*_GRADCAMS, "rollout", *SAMPLING_METHODS, "moxi-", "random")
 
-_PAPER_ITERATIONS = 200  # Sec. 5
 _RISE_MASKS = 4000  # as many as its authors used for VGG-16; 8000 for ResNet-50
 _RISE_ROWS = 1024  # masks between two steps of the progress bar
 
@@ -147,7 +147,7 @@ def attribute(
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
     n = player_count(game)
-    _refuse_foreign(method, ("shapley", "shapley-paper", "rise"), n_samples=n_samples)
+    _refuse_foreign(method, SAMPLING_METHODS, n_samples=n_samples)
     _refuse_foreign(method, tuple(_GRADCAMS), target_layer=target_layer, reshape=reshape)
     _refuse_foreign(method, ("rollout",), attention=attention, n_prefix_tokens=n_prefix_tokens)
 
@@ -171,7 +171,7 @@ def attribute(
         shares = rollout_map(patch_game.model, patch_game.pixels, attention, n_prefix_tokens)
         scores = pool_to_grid(shares, patch_game)
     elif method in SHAPLEY_SAMPLERS:
-        usual = _equal_cost_permutations(n) if method == "shapley" else _PAPER_ITERATIONS
+        usual = _equal_cost_permutations(n) if method == "shapley" else DEFAULT_SAMPLES
         draws = usual if n_samples is None else n_samples
         scores = shapley_scores(game, method, [draws], random_state, show_progress)[0]
     elif method == "rise":
@@ -317,7 +317,7 @@ def _refuse_foreign(method: str, methods: tuple[str, ...], **options: object) ->
 
 def _equal_cost_permutations(n: int) -> int:
     """Most pairs m of permutations, 2 + 2m(n - 1) evaluations, within the paper's 2n * 200."""
-    return (_PAPER_ITERATIONS * n - 1) // max(n - 1, 1)
+    return (DEFAULT_SAMPLES * n - 1) // max(n - 1, 1)
 
 
 def _rise(game: Game, n_masks: int, rng: np.random.Generator, show_progress: bool) -> FloatArray:

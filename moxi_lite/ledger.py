@@ -1,10 +1,10 @@
 """The paper's claims beside our values.
 
 Every number that the paper also reports goes through :func:`record` once, where it is computed.
-``record`` stops the notebook when the value, with its whole confidence interval, leaves the range
-that `claims.json` expects, and otherwise leaves one small JSON file behind. :func:`table` later
-joins those files with the full list of claims, so that a claim nobody checked is as visible as one
-that was reproduced.
+``record`` stops the notebook when the value leaves the range that `claims.json` expects, unless its
+confidence interval leaves the claim undecided, and otherwise leaves one small JSON file behind.
+:func:`table` later joins those files with the full list of claims, so that a claim nobody checked
+is as visible as one that was reproduced.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from moxi_lite._files import write_atomically
 from moxi_lite.estimates import Estimate
 
 LEDGER_DIR_VARIABLE = "MOXI_LITE_LEDGER_DIR"
+_ROUNDING = 1e-9  # of a value against the ends of its interval
 STATUSES = ("reproduced", "scaled down", "differs", "undecided", "corrected", "not attempted")
 
 
@@ -60,7 +61,7 @@ def record(
     n : int, optional
         Number of images or games behind the value; required where the paper gives its own.
     interval : tuple of (float, float), optional
-        Confidence interval of the value, in the same unit.
+        Confidence interval that holds the value, in the same unit.
     note : str, optional
         One sentence for the ledger's page: weights, data, what differs from the paper.
     scaled : bool, optional
@@ -75,11 +76,11 @@ def record(
     Raises
     ------
     LedgerError
-        If the value leaves the claim's tolerance, and so does the whole interval, if there is
-        one. Nothing is written then.
+        If the value leaves the claim's tolerance, and no interval leaves the claim undecided (see
+        `table`). Nothing is written then.
     ValueError
-        If the claim is unknown, `n` is missing or not positive, `interval` is not an interval, or
-        the claim has a number but no tolerance yet.
+        If the claim is unknown, `n` is missing or not positive, `interval` is not an interval
+        around the value, or the claim has a number but no tolerance yet.
     """
     claim = _claim(claim_id)
     if n is None and claim.n is not None:
@@ -92,6 +93,8 @@ def record(
     ends = ends_of(interval)
     if ends is not None and not -math.inf < ends[0] <= ends[1] < math.inf:
         raise ValueError(f"interval must be two finite numbers in order, got {interval}.")
+    if ends is not None and not ends[0] - _ROUNDING <= value <= ends[1] + _ROUNDING:
+        raise ValueError(f"interval {interval} does not hold the value {value}: is it in its unit?")
     entry = Entry(claim_id, float(value), None if n is None else int(n), ends, note, scaled)
     _check(claim, entry)
     _write(entry)
@@ -136,8 +139,11 @@ def record_estimate(
         As `record` does.
     """
     value, low, high = estimate
-    if n < at_least or math.isnan(low):
+    if n < at_least:
         print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
+        return None
+    if math.isnan(low):
+        print(f"{claim_id}: not entered, as there is no interval")
         return None
     return record(claim_id, value, n=n, interval=(low, high), note=note, scaled=scaled)
 
@@ -198,13 +204,14 @@ def table(entries: Iterable[Entry]) -> list[Row]:
     list of Row
         One row a claim, with status ``"reproduced"``, ``"scaled down"`` (fewer images or a smaller
         setting), ``"differs"`` (as we expect it, but not what the paper says), ``"undecided"``
-        (outside what we expect, but the value's interval is not),
+        (the interval leaves it open: it holds the paper's number, while our value is away from it;
+        or, of a claim without a number, it reaches to both sides of what is claimed),
         ``"corrected"`` (the printed claim fails) or ``"not attempted"``.
 
     Raises
     ------
     LedgerError
-        If an entry's value leaves its claim's tolerance, and its interval does, too.
+        If an entry's value leaves its claim's tolerance, and it is not undecided.
     ValueError
         If an entry's claim is unknown.
     """
@@ -282,12 +289,15 @@ def _check(claim: Claim, entry: Entry) -> None:
 
 
 def _undecided(claim: Claim, entry: Entry) -> bool:
-    """Whether the value leaves the claim's tolerance, but its interval reaches back into it."""
-    if claim.tolerance is None or entry.interval is None:
+    """Whether the interval leaves open if the claim holds."""
+    expected = claim.claimed or claim.tolerance
+    if expected is None or entry.interval is None:
         return False
-    least, most = claim.tolerance
     low, high = entry.interval
-    return not least <= entry.value <= most and low <= most and high >= least
+    least, most = expected
+    if claim.value is not None:
+        return not least <= entry.value <= most and low <= claim.value <= high
+    return low < least <= high or low <= most < high
 
 
 def _status(claim: Claim, entry: Entry | None) -> str:

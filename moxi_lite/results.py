@@ -87,10 +87,9 @@ def stored_study(model: str = "vit_tiny_patch16_224") -> tuple[pd.DataFrame, dic
     table : pandas.DataFrame
         One row for each image, method, mode and step, with the columns of `run_study`. Not every
         method has all images. Of ``"vit_tiny_patch16_224"`` there are also Shapley values:
-        ``"shapley-paper-50"`` and ``"shapley-paper-10"`` drew 50 and 10 iterations of the
-        paper's sampler, ``"shapley-10"`` drew 10 permutations with their reverses. 200
-        iterations, as in the paper, are called ``"shapley-paper"``, and are in the table only
-        once some are stored: ``table["method"].unique()`` tells.
+        ``"shapley-paper"`` drew 200 iterations of the paper's sampler, as in the paper,
+        ``"shapley-paper-50"`` and ``"shapley-paper-10"`` drew 50 and 10, and ``"shapley-10"``
+        drew 10 permutations with their reverses.
     provenance : dict
         How each part of it came about: settings, seconds, hardware, images.
 

@@ -100,7 +100,9 @@ def nested_shapley(
     """Estimate Shapley values by several numbers of samples for the price of the largest.
 
     One run is drawn, and looked at after each number of samples, so the smaller estimates are
-    parts of the larger ones: their differences are smaller than those of separate runs.
+    parts of the larger ones: their differences are smaller than those of separate runs. The
+    paper's sampler draws many iterations at a time: a smaller estimate is as good as that of a
+    separate run with the same seed, but not the same numbers.
 
     Parameters
     ----------
@@ -112,12 +114,15 @@ def nested_shapley(
     Returns
     -------
     list of ShapleyEstimate
-        One for each number. `ShapleyEstimate.n_evaluations` is what it would take alone.
+        One for each number. Its `n_evaluations` are those up to there, so the last of them counts
+        the whole run.
 
     Raises
     ------
     ValueError
         If the method is unknown, or the numbers are none, below 1 or do not rise.
+    TypeError
+        If they are not whole numbers.
 
     Examples
     --------
@@ -156,6 +161,8 @@ def nested_shapley(
 
 def rising_numbers(name: str, values: Iterable[int]) -> list[int]:
     """Return an argument that must be one or more whole numbers from 1, each above the last."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be rising numbers, such as [50, 200], got {values!r}.")
     numbers = [whole_number(name, value, 1) for value in values]
     if not numbers or any(later <= number for number, later in pairwise(numbers)):
         raise ValueError(f"{name} must be one or more rising numbers, got {numbers}.")

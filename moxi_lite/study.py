@@ -7,7 +7,7 @@ import pickle
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from moxi_lite._study_images import describe_images, listed_images
 from moxi_lite._study_settings import (
     ModelSource,
+    Samples,
     Settings,
     checked_names,
     load_source,
@@ -69,8 +70,8 @@ class StudyResult:
 def run_study(
     images: Iterable[Any],
     model: ModelSource,
-    methods: Sequence[str],
-    modes: Sequence[str],
+    methods: Iterable[str],
+    modes: Iterable[str],
     out: str | os.PathLike[str],
     executor: Executor | None = None,
     *,
@@ -78,7 +79,7 @@ def run_study(
     masking: str = "drop",
     grid: int | tuple[int, int] | None = None,
     dtype: torch.dtype | str | None = None,
-    n_samples: int | Mapping[str, int | Sequence[int]] | None = None,
+    n_samples: Samples | None = None,
     random_state: int = 0,
     only_correct: bool = True,
     device: str | None = None,
@@ -104,11 +105,11 @@ def run_study(
         (each thread then works on a copy); or, for own models in other processes, a function at
         the top of an importable module that takes nothing and returns a Classifier. Every
         process loads the model once.
-    methods : sequence of str
+    methods : iterable of str
         Of ``"moxi"`` (greedy search, `explain`, anew for each mode), and all of
         `moxi_lite.attribution.METHODS`, whose falling scores give one order for both modes
         (``"moxi-"``: one for each).
-    modes : sequence of {"insertion", "deletion"}
+    modes : iterable of {"insertion", "deletion"}
     out : path-like
         Folder of the study, made if needed.
     executor : concurrent.futures.Executor, optional
@@ -119,14 +120,14 @@ def run_study(
         settle that one step, too.
     masking, grid, dtype : optional
         As for `PatchGame`; masking by name only, the dtype also by name, such as ``"bfloat16"``.
-    n_samples : int or mapping of method to int or sequence of int, optional
+    n_samples : int or mapping of method to int or iterable of int, optional
         How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. An int
         is for the two Shapley methods, which cost about the same for the same number. Rising
         numbers for one of these, such as ``{"shapley-paper": (50, 200)}``, draw a curve each for
         the price of the last (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
     random_state : int
-        Seed, at least 0. What a method draws depends on it, on the image and on the method, not
-        on the order of work.
+        Seed, at least 0. What a method draws depends on it, on the image, on the method and its
+        `n_samples`, not on the order of work.
     only_correct : bool
         Skip images that the model misclassifies, as the paper does.
     device : str, optional

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moxi_lite._study_settings import METHODS
+from moxi_lite._study_settings import METHODS, samples_by_curve
 
 SCORES = ("moxi-", "gradcam", "gradcam-eigen", "gradcam++", "gradcam++-eigen", "rollout", "rise")
 ON_CNN = tuple(method for method in SCORES if method != "rollout")
@@ -70,11 +70,7 @@ class Phase:
         names, samples = dict(self.rename), dict(self.n_samples)
         curves: dict[str, int | None] = {}
         for method in self.methods:
-            draws = samples.get(method)
-            if isinstance(draws, tuple):
-                curves |= {f"{method}-{n}": n for n in draws}
-            else:
-                curves[method] = draws
+            curves |= samples_by_curve(method, samples.get(method))
         common = (self.dtype, self.masking, self.grid)
         return {
             (names.get(curve, curve), draws, mode, *common)

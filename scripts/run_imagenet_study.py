@@ -59,7 +59,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="vit_tiny_patch16_224", help="as for moxi.load_model")
     parser.add_argument("--phase", action="append", help="only this phase (may be repeated)")
     parser.add_argument(
-        "--images", type=int, help="correctly classified images a phase (default: the phase's)"
+        "--images",
+        type=int,
+        help="correctly classified images a phase, from the first (default: those of the phase)",
     )
     parser.add_argument(
         "--budget",

@@ -192,6 +192,8 @@ def settings_of(models: dict[str, moxi.Classifier]) -> dict[str, Any]:
     return {
         "grid": GRID,
         "budget": BUDGET,
+        "maskings": MASKINGS,
+        "sizes": SIZES,
         "n_random": N_RANDOM,
         "most_swapped": MOST_SWAPPED,
         "weights_sha256": {name: model.weights_sha256 for name, model in models.items()},
@@ -249,21 +251,28 @@ def main() -> None:
         folder.adopt_settings(settings_of(models))
     except (OSError, ValueError) as error:
         fail(str(error))
-    if not options.collect:
-        indices = correctly_classified(models.values(), options.images)
-        for part in options.part or PARTS:
-            done = {each["image"] for each in finished(options.work, part)}
-            for index in indices:
-                if index in done:
-                    continue
-                started = time.monotonic()
-                record = PARTS[part](models, index)
-                record["seconds"] = round(time.monotonic() - started, 1)
-                device = str(models[MODELS[0]].device)
-                record["environment"] = without_machine(_environment(device))
-                store(options.work, part, record)
-                say(f"{part}: image {index} in {record['seconds']:.0f} s")
-    collect(options.work, options.out, models)
+    try:
+        if not options.collect:
+            study(models, options.part or list(PARTS), options.images, options.work)
+        collect(options.work, options.out, models)
+    except OSError as error:  # no sample images, no room
+        fail(str(error))
+
+
+def study(models: dict[str, moxi.Classifier], parts: list[str], n_images: int, work: Path) -> None:
+    """Compute and store what is not finished."""
+    indices = correctly_classified(models.values(), n_images)
+    for part in parts:
+        done = {each["image"] for each in finished(work, part)}
+        for index in indices:
+            if index in done:
+                continue
+            started = time.monotonic()
+            record = PARTS[part](models, index)
+            record["seconds"] = round(time.monotonic() - started, 1)
+            record["environment"] = without_machine(_environment(str(models[MODELS[0]].device)))
+            store(work, part, record)
+            say(f"{part}: image {index} in {record['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -88,25 +89,26 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
     for name, target in PHOTOS.items():
         pixels = model.preprocess(moxi.sample_photo(name))
         yield Scene(f"photo-{name}", pixels, model.class_index(target))
+    classified = cache(partial(classifies, model))
+    used: set[int] = set()
     for left, right in EXAMPLE_PAIRS:
         scene, best = scene_of_pair(model, left, right)
         if scene is not None:
+            used |= {left, right}
             yield scene
         else:
             say(f"{left} beside {right}: the best two classes are {best}, left out")
-    order = spread()
-    unused = {index for index in order if classifies(model, index)}
     found = tried = 0
-    for left, right in pairs(order):
+    for left, right in pairs(spread()):
         if found == n_pairs:
             break
-        if not {left, right} <= unused:
+        if used & {left, right} or not (classified(left) and classified(right)):
             continue
         tried += 1
         scene, _ = scene_of_pair(model, left, right, tried)
         if scene is not None:
             found += 1
-            unused -= {left, right}
+            used |= {left, right}
             yield scene
     say(f"{found} of {tried} pairs have their two classes first and second")
 
@@ -236,8 +238,16 @@ def main() -> None:
         adopt_settings(model)
     except (OSError, ValueError) as error:
         fail(str(error))
+    try:
+        study_scenes(model, options.pairs)
+    except OSError as error:  # no sample images, no room
+        fail(str(error))
+
+
+def study_scenes(model: moxi.Classifier, n_pairs: int) -> None:
+    """Explain the scenes that are not finished, and join the table after each."""
     names, n_tried = [], 0
-    for scene in scenes(model, options.pairs):
+    for scene in scenes(model, n_pairs):
         path = SHARDS / f"{scene.name}.json"
         names.append(scene.name)
         n_tried = max(n_tried, scene.tried)

@@ -153,6 +153,13 @@ def test_the_stored_numbers_of_shapley_samples_share_their_runs(script):
     assert both.images >= 20 and both.skip + both.images <= one.images
 
 
+def test_a_phase_skips_images_unless_a_number_is_asked_for(script):
+    phase = script.Phase(("random",), ("insertion",), 20, skip=40)
+    photos = range(100)
+    assert list(photos[phase.chosen(None)]) == list(range(40, 60))
+    assert list(photos[phase.chosen(70)]) == list(range(70))
+
+
 def test_recovered_weights_are_named(script):
     def phase(weights):
         return {"settings": {"weights_sha256": weights}}

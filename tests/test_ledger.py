@@ -60,12 +60,13 @@ def test_an_estimate_waits_for_enough_images(toy, tmp_path, capsys):
     assert "n = 19 and should be at least 20" in capsys.readouterr().out
     unknown = Estimate(90.0, float("nan"), float("nan"))
     assert ledger.record_estimate("toy", unknown, n=3, at_least=2) is None
+    assert "toy: not entered, as there is no interval" in capsys.readouterr().out
     assert not (tmp_path / "ledger").exists()
     with pytest.raises(LedgerError, match="75"):
-        ledger.record_estimate("toy", Estimate(75.0, 71, 79), n=30)
+        ledger.record_estimate("toy", Estimate(75.0, 60, 89), n=30)
     assert not (tmp_path / "ledger").exists()
-    ledger.record_estimate("toy", Estimate(75.0, 60, 85), n=30)  # reaches back into 80 to 100
-    assert "75 % (60 to 85), n = 30 of 1,000 (paper: 90 %): undecided" in capsys.readouterr().out
+    ledger.record_estimate("toy", Estimate(75.0, 60, 91), n=30)  # holds the paper's number
+    assert "75 % (60 to 91), n = 30 of 1,000 (paper: 90 %): undecided" in capsys.readouterr().out
     entry = ledger.record_estimate("toy", enough, n=20, note="Few.", scaled=True)
     assert entry == Entry("toy", 90, 20, (80, 97), "Few.", True)
 
@@ -97,6 +98,7 @@ def test_an_unknown_claim_lists_near_names():
         ({"n": 0}, "at least 1"),
         ({"n": 9, "interval": (95, 85)}, "in order"),
         ({"n": 9, "interval": (float("nan"), 95)}, "finite"),
+        ({"n": 9, "interval": (0.85, 0.95)}, "does not hold the value 90"),
     ],
 )
 def test_bad_arguments_are_refused(toy, arguments, message):
@@ -171,6 +173,9 @@ def test_a_broken_entry_is_named(tmp_path, text):
 
 # statuses and the table
 
+DIRECTION = {"value": None, "n": None, "tolerance": (0.1, 100)}
+CLAIMED = {"value": None, "n": None, "tolerance": (-100, 100), "claimed": (0, 100)}
+
 
 @pytest.mark.parametrize(
     ("claim", "entry", "status"),
@@ -184,8 +189,16 @@ def test_a_broken_entry_is_named(tmp_path, text):
         ({"value": None, "tolerance": None}, {"value": 3, "n": 1000}, "reproduced"),
         ({"value": None, "n": None, "correction": "Minus."}, {"value": 90}, "corrected"),
         ({"correction": "Minus."}, None, "not attempted"),
-        ({}, {"value": 75, "n": 60, "interval": (60, 80)}, "undecided"),
+        ({}, {"value": 75, "n": 60, "interval": (60, 90)}, "undecided"),
         ({}, {"value": 85, "n": 60, "interval": (60, 95)}, "scaled down"),
+        (DIRECTION, {"value": 3, "interval": (1, 5)}, "reproduced"),
+        (DIRECTION, {"value": 3, "interval": (-1, 7)}, "undecided"),
+        (DIRECTION, {"value": -3, "interval": (-7, 1)}, "undecided"),
+        (DIRECTION | {"correction": "No."}, {"value": 3, "interval": (-1, 7)}, "undecided"),
+        (CLAIMED, {"value": 3, "interval": (1, 5)}, "reproduced"),
+        (CLAIMED, {"value": 3, "interval": (-1, 7)}, "undecided"),
+        (CLAIMED, {"value": -3, "interval": (-7, 1)}, "undecided"),
+        (CLAIMED, {"value": -3, "interval": (-5, -1)}, "differs"),
         ({"value": None, "n": None, "claimed": (85, 99)}, {"value": 90}, "reproduced"),
         ({"value": None, "n": None, "claimed": (95, 99)}, {"value": 90}, "differs"),
     ],
@@ -204,7 +217,7 @@ def test_the_fullest_entry_counts(toy):
 
 
 def test_a_stored_value_is_checked_again(toy):
-    for interval in (None, (40.0, 79.9)):
+    for interval in (None, (40.0, 89.9)):
         with pytest.raises(LedgerError, match="outside"):
             ledger.table([Entry("toy", 50, n=1000, interval=interval)])
 

@@ -36,7 +36,7 @@ def test_provenance_in_words() -> None:
                 "masking": "drop",
                 "grid": [14, 14],
                 "random_state": 0,
-                "n_samples": {"rise": 1000},
+                "n_samples": {"rise": 1000, "shapley-paper": [50, 200]},
                 "weights_sha256": "3f1f07da5e1337265ac1",
             },
             "environments": [
@@ -54,7 +54,8 @@ def test_provenance_in_words() -> None:
     provenance = {"phases": phases, "command": "make study", "notes": ["Be careful."]}
     text = provenance_text(provenance, "insertion")
     assert text.splitlines() == [
-        "up: 4 images, insertion, 14 x 14 patches, masking 'drop', mixed, seed 0, rise 1000",
+        "up: 4 images, insertion, 14 x 14 patches, masking 'drop', mixed, seed 0, rise 1000, "
+        "shapley-paper 50 and 200",
         "    12 s an image on Zuse Z3 (cpu), until 2026-11-23; weights SHA-256 3f1f07da5e13, list "
         "of images 0123456789ab",
         "    commit aaaaaaaaaa (4 images), bbbbbbbbbb-dirty (2 images)",

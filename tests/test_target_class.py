@@ -54,9 +54,13 @@ def test_games_without_classes_are_refused():
         explain_class(SetSumGame([1, 2, 3]))
 
 
-@pytest.mark.parametrize("budget", [0, -1, 8, 1.5, True, float("nan"), "flip"])
-def test_budgets_are_checked(budget):
-    with pytest.raises((ValueError, TypeError), match=r"budget \(players\) must be"):
+@pytest.mark.parametrize(
+    ("budget", "error"),
+    [(0, ValueError), (-1, ValueError), (8, ValueError)]
+    + [(each, TypeError) for each in (1.5, True, float("nan"), "flip")],
+)
+def test_budgets_are_checked(budget, error):
+    with pytest.raises(error, match=r"budget \(players\) must be"):
         explain_class(AdditiveGame(PETS, target=CAT), budget=budget)
 
 

@@ -515,6 +515,8 @@ def test_nested_estimates_are_those_of_the_samples_so_far(method, monkeypatch):
         ([200, 50], ValueError, "one or more rising numbers, got"),
         ([0, 50], ValueError, "must be at least 1, got 0"),
         ([2.5], TypeError, "must be a whole number, got 2.5"),
+        (50, TypeError, r"must be rising numbers, such as \[50, 200\], got 50"),
+        ("50", TypeError, "must be rising numbers, .* got '50'"),
     ],
 )
 def test_nested_estimates_refuse_numbers_that_do_not_rise(numbers, error, message):

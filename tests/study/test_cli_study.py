@@ -48,6 +48,18 @@ def test_the_command_writes_the_table(study, photos, tmp_path, capsys):
     assert 'n_samples is {"shapley": 2} there and {"shapley": 3} now' in capsys.readouterr().err
 
 
+def test_several_numbers_of_samples(study, photos, tmp_path, capsys):
+    options = ["--model", "tiny", "--images", photos[0], "--out", tmp_path / "out"]
+    options += ["--methods", "shapley,rise", "--modes", "insertion"]
+    assert study(*options, "--n-samples", "shapley=1:3,rise=4") == 0
+    table = pd.read_parquet(tmp_path / "out" / "tiny.parquet")
+    assert set(table["method"]) == {"shapley-1", "shapley-3", "rise"}
+    assert study(*options, "--n-samples", "3:1") == 2
+    assert "rising numbers, got [3, 1]" in capsys.readouterr().err
+    assert study(*options, "--n-samples", "shapley=1:") == 2
+    assert "expected a number or NAME=NUMBER" in capsys.readouterr().err
+
+
 def test_the_command_reports_failures(study, photos, tmp_path, capsys):
     options = ["--model", "tiny", "--methods", "random", "--out", tmp_path / "out", "--images"]
     broken = tmp_path / "broken.png"

@@ -55,6 +55,12 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
             ValueError,
             r"n_samples of shapley must be one or more rising numbers, got \[9, 3\]",
         ),
+        ({"n_samples": "50", "methods": ["shapley"]}, TypeError, r"rising numbers, .* got '50'"),
+        (
+            {"n_samples": range(1, 130), "methods": ["shapley"]},
+            ValueError,
+            "129 curves are asked for, expected 128 at most",
+        ),
         ({"n_samples": {"rise": 7}}, ValueError, "n_samples of rise must be even, not 7"),
         ({"n_samples": {"rise": 0}}, ValueError, "n_samples of rise must be at least 2, got 0"),
         ({"n_samples": {"rise": 8.0}}, TypeError, "n_samples of rise must be a whole .* got 8.0"),

@@ -81,6 +81,14 @@ def test_several_numbers_of_samples_draw_a_curve_each(tiny_vit, photos, tmp_path
     assert set(again.table["method"]) == set(result.table["method"])
 
 
+def test_numbers_of_samples_may_come_from_a_generator_or_a_tensor(tiny_vit, photos, tmp_path):
+    draws = {"rise": torch.tensor(4), "shapley-paper": np.int64(2), "shapley": iter((1, 3))}
+    result = run_study(photos[:1], tiny_vit, list(draws), MODES, tmp_path, n_samples=draws)
+    assert result.failed == {}
+    stored = json.loads((tmp_path / "settings.json").read_text())["n_samples"]
+    assert stored == {"rise": 4, "shapley-paper": 2, "shapley": [1, 3]}
+
+
 def test_the_file_has_compact_types_and_provenance(tiny_vit, photos, tmp_path):
     result = run_study(photos[:2], tiny_vit, ["random"], ["deletion"], tmp_path, random_state=7)
     assert result.path == tmp_path / "VisionTransformer.parquet"
