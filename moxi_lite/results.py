@@ -149,7 +149,10 @@ def provenance_text(provenance: Mapping[str, Any], mode: str | None = None) -> s
             f"list of images {part['image_list_sha256'][:12]}",
             f"    commit {', '.join(f'{commit} ({n} images)' for commit, n in commits.items())}",
         ]
-    return "\n".join([*lines, f"made by: {provenance['command']}", *provenance.get("notes", ())])
+    lines += [f"made by: {provenance['command']}", *provenance.get("notes", ())]
+    if any("-dirty" in line for line in lines):
+        lines.append("Commits marked -dirty had changes in the working tree, not yet committed.")
+    return "\n".join(lines)
 
 
 def _short_commit(commit: str | None) -> str:

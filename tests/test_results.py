@@ -61,6 +61,7 @@ def test_provenance_in_words() -> None:
         "    commit aaaaaaaaaa (4 images), bbbbbbbbbb-dirty (2 images)",
         "made by: make study",
         "Be careful.",
+        "Commits marked -dirty had changes in the working tree, not yet committed.",
     ]
     assert "commit unknown" in provenance_text(provenance)
     with pytest.raises(ValueError, match=r"unknown mode 'del'\. .*'deletion'"):
