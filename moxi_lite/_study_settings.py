@@ -19,7 +19,7 @@ from moxi_lite.patch_game import checked_grid
 from moxi_lite.sampling import rising_numbers
 from moxi_lite.search import MODES
 
-Samples = int | Mapping[str, int | Iterable[int]]
+Samples = int | Iterable[int] | Mapping[str, int | Iterable[int]]
 ModelSource = str | Classifier | Callable[[], Classifier]
 
 METHODS = ("moxi", *SCORE_METHODS)
@@ -184,7 +184,8 @@ def _samples(n_samples: Samples | None, methods: Sequence[str]) -> dict[str, int
                 f"n_samples={n_samples} is for {' and '.join(SHAPLEY_SAMPLERS)}, which are not "
                 'among the methods: leave it out, or name the method, as in {"rise": 1000}.'
             )
-        n_samples = dict.fromkeys(shapley, n_samples)
+        draws = _draws(f"n_samples of {shapley[0]}", shapley[0], n_samples)
+        n_samples = dict.fromkeys(shapley, draws)
     for method in n_samples:
         if method not in drawing:
             raise unknown_name("method of n_samples among those that draw", method, drawing)

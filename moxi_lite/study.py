@@ -120,11 +120,11 @@ def run_study(
         settle that one step, too.
     masking, grid, dtype : optional
         As for `PatchGame`; masking by name only, the dtype also by name, such as ``"bfloat16"``.
-    n_samples : int or mapping of method to int or iterable of int, optional
-        How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. An int
-        is for the two Shapley methods, which cost about the same for the same number. Rising
-        numbers for one of these, such as ``{"shapley-paper": (50, 200)}``, draw a curve each for
-        the price of the last (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
+    n_samples : int, iterable of int, or mapping of method to these, optional
+        How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. Without
+        names it is for the two Shapley methods, which cost about the same for the same number.
+        Rising numbers for one of these, such as ``{"shapley-paper": (50, 200)}``, draw a curve
+        each for the price of the last (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
     random_state : int
         Seed, at least 0. What a method draws depends on it, on the image, on the method and its
         `n_samples`, not on the order of work.

@@ -87,6 +87,9 @@ def test_numbers_of_samples_may_come_from_a_generator_or_a_tensor(tiny_vit, phot
     assert result.failed == {}
     stored = json.loads((tmp_path / "settings.json").read_text())["n_samples"]
     assert stored == {"rise": 4, "shapley-paper": 2, "shapley": [1, 3]}
+    both = ["shapley", "shapley-paper"]
+    result = run_study(photos[:1], tiny_vit, both, MODES, tmp_path / "b", n_samples=iter((1, 3)))
+    assert set(result.table["method"]) == {f"{method}-{n}" for method in both for n in (1, 3)}
 
 
 def test_the_file_has_compact_types_and_provenance(tiny_vit, photos, tmp_path):
