@@ -11,7 +11,7 @@ import moxi_lite as moxi
 from moxi_lite.masking import patch_map
 
 PAGE = Path(__file__).parent.parent / "book" / "interop.md"
-WHY = "pip install 'moxi-lite[interop]' to test the recipes of book/interop.md"
+WHY = "pip install '.[interop]' to test the recipes of book/interop.md"
 
 
 def recipes(section):
