@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import os
 import re
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -169,25 +170,44 @@ def _report(result: StudyResult) -> None:
         complain(f"details    {result.path.parent / 'failures'}")
 
 
-def _executor(jobs: int) -> contextlib.AbstractContextManager[Executor | None]:
+@contextlib.contextmanager
+def _executor(jobs: int) -> Iterator[Executor | None]:
     if jobs == 1:
-        return contextlib.nullcontext()
+        yield None
+        return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, spawn, initializer=_start_worker, initargs=(threads,))
+    with ProcessPoolExecutor(jobs, spawn, initializer=_start_worker, initargs=(threads,)) as pool:
+        workers = pool._processes
+        try:
+            yield pool
+        except BaseException:  # such as Ctrl-C: whole images only are stored, so nothing is lost
+            pool.shutdown(wait=False, cancel_futures=True)
+            time.sleep(0.3)  # Python's thread behind the pool complains if it has not seen that yet
+            ended = list(workers.values())
+            for worker in ended:
+                worker.terminate()
+            for worker in ended:
+                worker.join()
+            raise
 
 
 def _start_worker(threads: int) -> None:
     """Share the cores among the processes, and end with the one that started them."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     import multiprocessing
     import threading
 
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own, a semaphore, would outlive a process that is ended
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

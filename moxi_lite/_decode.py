@@ -73,7 +73,7 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
     elif image.mode == "F":
         image = array_to_image(np.asarray(image))
     try:
-        if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "PA"):
+        if image.has_transparency_data:
             canvas = Image.new("RGBA", image.size, "white")
             canvas.alpha_composite(image.convert("RGBA"))
             image = canvas

@@ -6,7 +6,7 @@ import hashlib
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,10 @@ def listed_images(images: Iterable[Any]) -> list[Any]:
     FileNotFoundError
         If files do not exist. One that cannot be read or decoded fails when its turn comes.
     """
+    if isinstance(images, Mapping):
+        raise TypeError(
+            "images must be a sequence, not a mapping: pass pairs, list(images.items())."
+        )
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not isinstance(
         images, Iterable
     ):

@@ -214,11 +214,12 @@ class StudyFolder:
             with pq.ParquetFile(path) as file:
                 table = file.read()
             facts = json.loads(table.schema.metadata[METADATA_KEY])
-        except (pa.ArrowInvalid, KeyError, TypeError, json.JSONDecodeError) as error:
+            return Shard(table.cast(SCHEMA), facts)
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            found = " ".join(str(error).split())
             raise ValueError(
-                f"{path} is damaged ({error}): delete it and run the study again."
+                f"{path} is damaged ({found}): delete it and run the study again."
             ) from error
-        return Shard(table.cast(SCHEMA), facts)
 
     def write_failure(self, image: StudyImage, error: Exception) -> str:
         """Store why an image failed; returns the reason in one line."""
@@ -247,7 +248,10 @@ class StudyFolder:
         with _explained(self.root):
             for name in self.failures():
                 path = self._failure_path(name)
-                origin = json.loads(path.read_text(encoding="utf-8"))["origin"]
+                try:
+                    origin = json.loads(path.read_text(encoding="utf-8"))["origin"]
+                except (ValueError, KeyError, TypeError):  # damaged, and of no use
+                    origin = next(iter(paths), None)
                 if name in names or origin in paths:
                     path.unlink(missing_ok=True)
 

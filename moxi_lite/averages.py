@@ -141,7 +141,13 @@ def average_differences(
     ------
     ValueError
         If no image is in both, curves differ in mode or length, or an argument is out of range.
+    TypeError
+        If one of them is not a mapping.
     """
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        raise TypeError(
+            "expected two mappings from an image's name to its curve, as of study_curves."
+        )
     both = [image for image in first if image in second]
     if not both:
         raise ValueError("the two methods have no image in common.")

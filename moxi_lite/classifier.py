@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from moxi_lite._errors import index_of, unknown_name
@@ -75,7 +75,7 @@ class Classifier:
         return self._casts[dtype]
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Resize, crop and normalise an RGB image: the result is float32 (3, H, W), on the CPU.
+        """Turn upright as EXIF says, resize, crop and normalise an RGB image: float32 (3, H, W).
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Classifier:
                 f"preprocess expects a PIL image in mode RGB, got {image.mode}; "
                 "moxi_lite.load_image(image) converts it."
             )
-        return self.transform(image).to(torch.float32)
+        return self.transform(ImageOps.exif_transpose(image)).to(torch.float32)
 
     def display(self, tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
         """Undo the normalisation of one input, float (3, H, W), for looking at: uint8 (H, W, 3)."""

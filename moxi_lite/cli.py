@@ -188,6 +188,7 @@ def _explain(
     from moxi_lite.models import WeightsUnavailableError
     from moxi_lite.search import explain
 
+    out = out.expanduser()
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(folder_for_results(out))
@@ -356,7 +357,7 @@ def _models(*, pattern: str) -> int:
     from moxi_lite.set_sum_models import SET_SUM_MODELS
 
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    names = available_models(wanted)
+    names = available_models(wanted.lower())
     if not names:
         return fail(unknown_name("model", pattern, available_models()), 2)
     # The architectures of these two files of timm are plain ViTs, except for those that pool

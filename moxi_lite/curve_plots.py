@@ -54,6 +54,9 @@ def plot_average_curves(
     for label in (*(exact or {}), *(bands or ())):
         if label not in averages:
             raise unknown_name("label", label, averages)
+    for label, share in (exact or {}).items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"exact must be shares of the patches in 0..1, not {share} ({label}).")
     if ax is None:
         ax = new_axes((6, 4))
     scale = 1 if metric == "log_odds" else 100
@@ -105,6 +108,8 @@ def average_curves_html(
     alike = alike and len({*kinds}) == len(kinds)
     if not alike or [label for label, _ in everything] != [*first] * len(metrics):
         raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
+    if not 0 <= start <= 1:
+        raise ValueError(f"start must be a share of the patches in 0..1, not {start}.")
     data = {
         "n": n,
         "start": int(start * n + 0.5),
@@ -125,6 +130,10 @@ def average_curves_html(
 
 def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:
     """Mode and metric, which all curves of one picture share."""
+    if not isinstance(averages, Mapping):
+        raise TypeError(
+            f"averages must be a mapping from labels to curves, not {type(averages).__name__}."
+        )
     kinds = sorted({(curve.mode, curve.metric) for curve in averages.values()})
     if len(kinds) != 1:
         raise ValueError(f"one picture shows curves of one mode and metric, not {kinds or 'none'}.")

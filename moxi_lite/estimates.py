@@ -128,15 +128,15 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     Raises
     ------
     ValueError
-        If n is not positive, successes are not a whole number in 0..n, or the confidence is out
-        of range.
+        If n is not positive, one of the two is not a whole number, successes are not in 0..n, or
+        the confidence is out of range.
 
     Examples
     --------
     >>> f"{wilson(0, 60).percent:.0f}"
     '0 (0 to 6)'
     """
-    if n < 1 or int(successes) != successes or not 0 <= successes <= n:
+    if not (float(n).is_integer() and float(successes).is_integer() and 0 <= successes <= n >= 1):
         raise ValueError(f"successes must be a whole number in 0..n, not {successes} of {n}.")
     _check_confidence(confidence)
     from scipy.stats import binomtest  # slow to import

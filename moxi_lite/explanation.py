@@ -219,7 +219,7 @@ class Explanation:
         Path
             The path written.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         record: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -239,7 +239,7 @@ class Explanation:
             If the file is not an explanation of a version that this package knows.
         """
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            record = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not JSON, let alone an Explanation: {error}.") from None
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
@@ -255,7 +255,13 @@ class Explanation:
         try:
             found = cls(**_decoded(record))
             problem = found._problem()
-        except (ValueError, TypeError, AttributeError, OSError) as error:  # of many decoders
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            OSError,
+            OverflowError,
+        ) as error:  # of decoders
             raise ValueError(f"{path} is damaged: {error}.") from error
         if problem:
             raise ValueError(f"{path} is damaged: {problem}.")
@@ -268,7 +274,9 @@ class Explanation:
             values = getattr(self, name)
             if values is not None and values.shape != (k,):
                 return f"{name} has shape {values.shape} for {k} steps"
-        if len(set(self.order.tolist()) & set(range(n))) != k:
+        if len(np.unique(self.order)) != k or (
+            k and not 0 <= self.order.min() <= self.order.max() < n
+        ):
             return f"its order is not one of different players out of {n}"
         if self.grid is not None and math.prod(self.grid) != n:
             return f"a grid {self.grid} does not have {n} patches"
@@ -280,7 +288,10 @@ def _decoded(record: dict[str, Any]) -> dict[str, Any]:
     fields = dict(record)
     for name, dtype in _ARRAYS.items():
         if fields[name] is not None:
-            fields[name] = np.array(fields[name], dtype=dtype)
+            given = np.array(fields[name])
+            if given.size and not np.can_cast(given.dtype, dtype, "same_kind"):
+                raise ValueError(f"{name} holds {given.dtype} numbers, expected {dtype.__name__}")
+            fields[name] = given.astype(dtype)
     if fields["image"] is not None:
         with Image.open(io.BytesIO(base64.b64decode(fields["image"]))) as image:
             fields["image"] = np.asarray(image.convert("RGB"))

@@ -79,7 +79,7 @@ class SliderHTML:
         FileNotFoundError
             If the folder does not exist.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         fields = {"LANG": html.escape(lang), "TITLE": html.escape(self.title), "BODY": self.html}
         write_atomically(path, _fill("page.html", fields).encode())
         return path

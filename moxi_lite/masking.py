@@ -362,7 +362,7 @@ def make_masking(
         If it is none of these, or the function returns no tensor.
     """
     if isinstance(masking, Tensor):
-        return PixelMasking(module, image, masking.to(image), grid)
+        return PixelMasking(module, image, masking.to(image, copy=True), grid)
     if callable(masking):
         return PixelMasking(module, image, masking(image), grid)
     if not isinstance(masking, str):

@@ -101,7 +101,7 @@ def load_model(
         if any(given is not None for given in (fallback, class_names, mean, std, input_size)):
             raise ValueError(f"{name} comes whole: only device and grid can be chosen.")
         return _load_set_sum(name, device, grid)
-    target = None if device is None else _device(device)
+    target = None if device is None else check_device(device)
     if isinstance(name, nn.Module):
         if fallback is not None:
             raise ValueError("fallback is for models given by name; an own module has its weights.")
@@ -152,7 +152,7 @@ def _load_set_sum(
     name: str, device: str | torch.device | None, grid: int | tuple[int, int] | None
 ) -> Classifier:
     """Load a shipped model: an own module, with one player a digit and the sums as classes."""
-    target = _default_device() if device is None else _device(device)
+    target = _default_device() if device is None else check_device(device)
     module, card = load_set_sum(name)
     classifier = load_model(
         module,
@@ -314,7 +314,7 @@ def _triple(what: str, value: float | Iterable[float]) -> tuple[float, float, fl
     return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
-def _device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device) -> torch.device:
     """Check that a device is there, before anything is loaded."""
     try:
         chosen = torch.device(device)

@@ -305,7 +305,7 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(image).all()):
         raise ValueError("the image holds NaN or Inf pixels: expected finite numbers.")
-    return image.detach().float()
+    return image.detach().clone().float()  # the caller may write into it later
 
 
 def checked_grid(grid: int | tuple[int, int]) -> tuple[int, int]:

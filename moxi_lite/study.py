@@ -38,6 +38,7 @@ from moxi_lite._study_store import StudyFolder, concatenate, provenance_of
 from moxi_lite._study_work import Job, Outcome, build_game, study_image
 from moxi_lite.attribution import attribute
 from moxi_lite.classifier import Classifier
+from moxi_lite.models import check_device
 
 _LONGEST_PAUSE = 10.0
 
@@ -173,9 +174,10 @@ def run_study(
 
     Several processes on one machine need ``spawn``, and few threads each::
 
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(4, spawn, torch.set_num_threads, (1,)) as pool:
-            run_study(range(1000), "vit_tiny_patch16_224", ["moxi"], ["insertion"], "out", pool)
+        if __name__ == "__main__":  # each process imports the script anew
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(4, spawn, torch.set_num_threads, (1,)) as pool:
+                run_study(range(1000), "vit_tiny_patch16_224", ["moxi"], ["insertion"], "out", pool)
 
     Dask's executor, ``dask.distributed.Client(...).get_executor()``, does the same on a cluster:
     with ``LocalCluster(n_workers=4, threads_per_worker=1)`` on one machine, with
@@ -248,6 +250,11 @@ def _model_for(
     """Return what jobs carry, and the model itself."""
     if device is not None and not isinstance(model, str):
         raise ValueError("device is for models given by name; load your own to where it should be.")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor or None, not {executor!r}: for "
+            "processes see the notes of run_study."
+        )
     if executor is None or isinstance(executor, ThreadPoolExecutor):
         classifier = load_source(model, device)
         return classifier, classifier
@@ -271,6 +278,8 @@ def _model_for(
             f"the function that loads the model cannot be sent to other processes ({error}): "
             "define it at the top of a module that they can import."
         ) from None
+    if device is not None and isinstance(executor, ProcessPoolExecutor):  # on this machine
+        check_device(device)
     # Only to look at: the device is left to those that work.
     return model, load_source(model, "cpu" if isinstance(model, str) else None)
 
@@ -332,8 +341,9 @@ def _outcomes(jobs: list[Job], executor: Executor | None) -> Iterator[Outcome]:
             yield future.result()
     except BrokenExecutor as error:
         raise RuntimeError(
-            "a worker process died, for want of memory or because it cannot import what it was "
-            "sent. Finished images are kept: run the same study again, with fewer processes."
+            "a worker process died: for want of memory, because it cannot import what it was "
+            'sent, or because a script starts it without an if __name__ == "__main__": guard. '
+            "Finished images are kept: run the same study again, if need be with fewer processes."
         ) from error
     finally:
         for future in futures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -33,11 +34,11 @@ def study_curves(table: pd.DataFrame, method: str, mode: str) -> dict[str, Curve
     Raises
     ------
     ValueError
-        If the table has no such method or mode.
+        If the table has no such method or mode, or an image's rows are not all steps of one study.
     """
     rows = _rows(table, method, mode)
     return {
-        str(image): Curve(
+        image: Curve(
             fraction=steps["step"].to_numpy(np.float64) / steps["step"].max(),
             correct=steps["correct"].to_numpy(),
             probability=steps["probability"].to_numpy(np.float64),
@@ -45,7 +46,7 @@ def study_curves(table: pd.DataFrame, method: str, mode: str) -> dict[str, Curve
             mode=mode,
             target=int(steps["target"].iloc[0]),
         )
-        for image, steps in rows.groupby("image", observed=True, sort=False)
+        for image, steps in _by_image(rows)
     }
 
 
@@ -86,14 +87,16 @@ def study_explanation(
     Raises
     ------
     ValueError
-        If the table has no such image, method or mode, or `steps` or `grid` does not fit it.
+        If the table has no such image, method or mode, its rows are not all steps of one study, or
+        `steps` or `grid` does not fit it.
     TypeError
         If `steps` is not a whole number.
     """
     of_method = _rows(table, method, mode)
-    rows = of_method[of_method["image"] == image].sort_values("step")
+    rows = of_method[of_method["image"] == image]
     if not len(rows):
         raise unknown_name("image", image, of_method["image"].unique())
+    ((_, rows),) = _by_image(rows)
     n = int(rows["step"].max())
     grid = checked_grid(math.isqrt(n) if grid is None else grid)
     if math.prod(grid) != n:
@@ -131,3 +134,19 @@ def _rows(table: pd.DataFrame, method: str, mode: str) -> pd.DataFrame:
         if name not in known:
             raise unknown_name(kind, name, known)
     return table[(table["method"] == method) & (table["mode"] == mode)]
+
+
+def _by_image(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each image's steps in order, if they are those of one whole run."""
+    for image, steps in rows.groupby("image", observed=True, sort=False):
+        ordered = steps.sort_values("step")
+        n = len(ordered) - 1
+        whole = np.array_equal(ordered["step"], np.arange(n + 1)) and np.array_equal(
+            np.sort(ordered["patch"])[1:], np.arange(n)
+        )
+        if not whole or ordered["model"].nunique() > 1:
+            raise ValueError(
+                f"image {image}: the rows are not the steps 0 to n of one run, each once. Pass the "
+                "whole table of one study, neither rows of several studies nor some of the steps."
+            )
+        yield str(image), ordered

@@ -85,6 +85,11 @@ def test_differences_need_common_images_of_one_kind():
         average_differences({"a": made([0.1, 0.9])}, {"a": made([0.1, 0.9], "deletion")})
 
 
+def test_differences_are_of_mappings():
+    with pytest.raises(TypeError, match="two mappings from an image's name to its curve"):
+        average_differences([], [])
+
+
 def test_accuracy_at_the_nearest_count():
     curves = [
         made([0.3] * 6, correct=[0, 0, 1, 1, 1, 1]),

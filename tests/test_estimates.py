@@ -61,7 +61,9 @@ def test_wilson_keeps_a_width_where_the_bootstrap_has_none():
     assert wilson(0, 60).low == pytest.approx(0) and wilson(0, 60).high > 0.05
 
 
-@pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (0, 0), (1.5, 2)])
+@pytest.mark.parametrize(
+    ("successes", "n"), [(3, 2), (-1, 2), (0, 0), (1.5, 2), (1, 2.5), (float("nan"), 5)]
+)
 def test_wilson_takes_successes_of_trials(successes, n):
     with pytest.raises(ValueError, match=r"whole number in 0\.\.n"):
         wilson(successes, n)

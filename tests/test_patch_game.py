@@ -186,6 +186,32 @@ def test_photograph_and_preprocessed_tensor_agree(tiny_vit):
     assert by_photo == PatchGame(tiny_vit, tiny_vit.preprocess(photo))(everything)
 
 
+def test_a_photograph_is_turned_upright(tiny_vit):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
+    stored = photo.transpose(Image.Transpose.ROTATE_90)
+    stored.getexif()[0x0112] = 6  # to be turned clockwise by a quarter
+    expected, found = PatchGame(tiny_vit, photo), PatchGame(tiny_vit, stored)
+    torch.testing.assert_close(found.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("masking", ["drop", "mean"])
+def test_the_callers_tensor_may_be_overwritten(tiny_vit, pixels, masking):
+    buffer, rows = pixels.clone(), np.eye(16, dtype=bool)
+    game = PatchGame(tiny_vit, buffer, masking=masking)
+    before = game(rows)
+    buffer.zero_()
+    np.testing.assert_array_equal(game(rows), before)
+    torch.testing.assert_close(game.pixels.cpu(), pixels)
+
+
+def test_the_callers_baseline_may_be_overwritten(tiny_vit, pixels):
+    baseline, rows = torch.ones_like(pixels), np.eye(16, dtype=bool)
+    game = PatchGame(tiny_vit, pixels, masking=baseline)
+    before = game(rows)
+    baseline.zero_()
+    np.testing.assert_array_equal(game(rows), before)
+
+
 def test_flip_on_a_real_search(tiny_vit, pixels):
     game = PatchGame(tiny_vit, pixels)
     other = (game.predicted + 1) % 5

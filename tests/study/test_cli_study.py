@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 
 import pandas as pd
 import pytest
@@ -92,6 +93,23 @@ def test_the_command_tells_what_is_wrong(study, tmp_path, capsys, options, code,
 def test_numbers_ranges_and_paths_of_images():
     assert _cli_study._images(["7", "0-10:5", "cat.jpg", "3-4"]) == [7, 0, 5, 10, "cat.jpg", 3, 4]
     assert len(_cli_study._images(["0-999:50"])) == 20
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_workers():
+    with pytest.raises(KeyboardInterrupt), _cli_study._executor(2) as pool:
+        for _ in range(8):
+            pool.submit(time.sleep, 600)
+        workers = list(pool._processes.values())
+        raise KeyboardInterrupt
+    assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+
+
+def test_a_device_that_is_not_there_is_refused_before_work(study, photos, tmp_path, capsys):
+    options = ["--model", "tiny", "--methods", "random", "--images", photos[0], "--jobs", 2]
+    assert study(*options, "--device", "cuda:99", "--out", tmp_path / "out") == 2
+    assert "device 'cuda:99' cannot be used here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_reader_that_stops_loses_nothing(command, photos, tmp_path, monkeypatch, capsys):

@@ -81,6 +81,12 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
         ({"random_state": None}, TypeError, "random_state must be a whole number, got None"),
         ({"device": "cpu"}, ValueError, "device is for models given by name"),
         ({"images": []}, ValueError, "images is empty"),
+        ({"images": {"a.png": 2}}, TypeError, r"pass pairs, list\(images.items\(\)\)"),
+        (
+            {"executor": 2},
+            TypeError,
+            "executor must be a concurrent.futures.Executor or None, not 2",
+        ),
         ({"images": "cat.jpg"}, TypeError, "images must be a sequence"),
         ({"images": [3.5]}, TypeError, "not float"),
         ({"images": [281]}, ValueError, "has 5 classes instead of 1000: pass pairs"),

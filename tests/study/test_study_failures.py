@@ -94,6 +94,27 @@ def test_a_damaged_shard_is_named(tiny_vit, photos, tmp_path):
         run_study(*arguments)
 
 
+def test_a_shard_damaged_within_is_named(tiny_vit, photos, tmp_path):
+    arguments = (photos[:1], tiny_vit, ["random"], ["insertion"], tmp_path / "out")
+    run_study(*arguments)
+    shard = next((tmp_path / "out" / "shards").iterdir())
+    content = bytearray(shard.read_bytes())
+    content[4:200] = bytes(196)
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{shard.name} is damaged .* delete it"):
+        run_study(*arguments)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"im', "[1]"])
+def test_a_damaged_record_of_a_failure_is_forgotten(tiny_vit, photos, tmp_path, content):
+    arguments = (photos[:1], tiny_vit, ["random"], ["insertion"], tmp_path / "out")
+    run_study(*arguments)
+    record = tmp_path / "out" / "failures" / "photo.json"
+    record.write_text(content)
+    run_study(*arguments)
+    assert not record.exists()
+
+
 @pytest.mark.parametrize(
     ("content", "found"), [(b"[1, 2]", "found a list"), (b"{", "line 1"), (b"\xff\xfe\xfd", "")]
 )

@@ -1,5 +1,6 @@
 """Studies: the table against curves and explanations, and its provenance."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -206,6 +207,27 @@ def test_explanations_from_a_table_refuse_what_is_not_there(tiny_vit, photos, tm
         study_explanation(table, *key, grid=(2, 3))
     with pytest.raises(ValueError, match="steps must be in 0"):
         study_explanation(table, *key, steps=N + 1)
+
+
+@pytest.mark.parametrize("mixed_up", ["two studies", "some steps", "no order"])
+def test_curves_want_whole_runs_of_one_study(tiny_vit, photos, tmp_path, mixed_up):
+    other = dataclasses.replace(tiny_vit, name="other")
+    table, second = (
+        run_study(photos[:2], model, ["moxi"], MODES, tmp_path / model.name, budget=4).table
+        for model in (tiny_vit, other)
+    )
+    image = table["image"].iloc[0]
+    whole = study_curves(table, "moxi", "deletion")[image]
+    if mixed_up == "no order":
+        shuffled = table.sample(frac=1, random_state=0)
+        found = study_curves(shuffled, "moxi", "deletion")[image]
+        np.testing.assert_array_equal(found.log_odds, whole.log_odds)
+        return
+    given = pd.concat([table, second]) if mixed_up == "two studies" else table[table["exact"]]
+    with pytest.raises(ValueError, match="whole table of one study"):
+        study_curves(given, "moxi", "deletion")
+    with pytest.raises(ValueError, match="whole table of one study"):
+        study_explanation(given, image, "moxi", "deletion")
 
 
 def test_mixed_precision_is_stored_and_used(tiny_vit, photos, tmp_path):
