@@ -187,11 +187,8 @@ def _executor(jobs: int) -> Iterator[Executor | None]:
         except BaseException:  # such as Ctrl-C: whole images only are stored, so nothing is lost
             pool.shutdown(wait=False, cancel_futures=True)
             time.sleep(0.3)  # Python's thread behind the pool complains if it has not seen that yet
-            ended = list(workers.values())
-            for worker in ended:
+            for worker in list(workers.values()):
                 worker.terminate()
-            for worker in ended:
-                worker.join()
             raise
 
 
