@@ -250,9 +250,10 @@ class StudyFolder:
                 path = self._failure_path(name)
                 try:
                     origin = json.loads(path.read_text(encoding="utf-8"))["origin"]
+                    outdated = name in names or origin in paths
                 except (ValueError, KeyError, TypeError):  # damaged, and of no use
-                    origin = next(iter(paths), None)
-                if name in names or origin in paths:
+                    outdated = True
+                if outdated:
                     path.unlink(missing_ok=True)
 
     def failures(self) -> list[str]:

@@ -255,13 +255,8 @@ class Explanation:
         try:
             found = cls(**_decoded(record))
             problem = found._problem()
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            OSError,
-            OverflowError,
-        ) as error:  # of decoders
+        # of many decoders
+        except (ValueError, TypeError, AttributeError, OSError, OverflowError) as error:
             raise ValueError(f"{path} is damaged: {error}.") from error
         if problem:
             raise ValueError(f"{path} is damaged: {problem}.")
@@ -274,9 +269,8 @@ class Explanation:
             values = getattr(self, name)
             if values is not None and values.shape != (k,):
                 return f"{name} has shape {values.shape} for {k} steps"
-        if len(np.unique(self.order)) != k or (
-            k and not 0 <= self.order.min() <= self.order.max() < n
-        ):
+        players = np.unique(self.order)
+        if len(players) != k or not np.all((0 <= players) & (players < n)):
             return f"its order is not one of different players out of {n}"
         if self.grid is not None and math.prod(self.grid) != n:
             return f"a grid {self.grid} does not have {n} patches"
