@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.steps import candidates, decide, screen, state
 from benchmarks.subjects import Subject
 from moxi_lite.attribution import attribute, order_of
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 
 
 def measure_agreement(

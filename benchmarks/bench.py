@@ -26,7 +26,7 @@ from benchmarks.report import table
 from benchmarks.scaling import measure_scaling
 from benchmarks.searches import measure_flip, measure_searches
 from benchmarks.subjects import find_subject
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 
 PARTS = ("searches", "flip", "agreement", "scaling", "profile", "gpu")
 # Patches inserted or deleted already where mixed and float32 are compared; early steps of a

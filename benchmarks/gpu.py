@@ -9,7 +9,7 @@ import torch
 from benchmarks import flops
 from benchmarks.subjects import Subject
 from benchmarks.timing import clock, interleave, product
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 from moxi_lite.search import MODES, explain_many
 
 _DTYPES: dict[str, tuple[torch.dtype | str, torch.dtype]] = {

@@ -6,7 +6,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.steps import state, step
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 
 _KINDS = {
     "linear layers": ("addmm", "aten::mm", "linear", "gemm", "cutlass"),

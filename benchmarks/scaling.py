@@ -13,7 +13,7 @@ from benchmarks import flops
 from benchmarks.steps import state
 from benchmarks.subjects import noise_image, random_vit
 from benchmarks.timing import integrate, interleave
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 from moxi_lite.search import MODES
 
 SIZES = (112, 224, 448)  # pixels a side: 49, 196, 784 patches

@@ -13,7 +13,7 @@ from benchmarks import flops, reference
 from benchmarks.steps import sampled_steps, state, step
 from benchmarks.subjects import Subject
 from benchmarks.timing import Timing, clock, integrate, interleave, product
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 from moxi_lite.search import MODES, explain
 
 PRECISIONS: dict[str, torch.dtype | str | None] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moxi_lite.game import BoolArray
-from moxi_lite.patch_game import PatchGame, outcomes
+from moxi_lite.games import BoolArray
+from moxi_lite.patches import PatchGame, outcomes
 from moxi_lite.search import N_FINALISTS
 
 

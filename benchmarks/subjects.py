@@ -8,9 +8,8 @@ import timm
 import torch
 from torch import Tensor
 
-from moxi_lite.classifier import Classifier
 from moxi_lite.data import SAMPLE_PHOTOS, imagenet_samples, sample_photo
-from moxi_lite.models import load_model
+from moxi_lite.models import Classifier, load_model
 
 MODEL = "vit_tiny_patch16_224"
 

@@ -1,53 +1,89 @@
 from . import ledger
-from .attribution import attribute, order_of
-from .averages import AverageCurve, accuracy_at, average_curves, average_differences
+from .attribution import (
+    attribute,
+    order_of,
+)
 from .curves import (
+    AverageCurve,
     Curve,
+    Estimate,
+    accuracy_at,
+    average_curves,
+    average_differences,
+    bootstrap,
     complete_order,
     curves_of,
     deletion_curve,
+    follow,
     insertion_curve,
+    wilson,
 )
 from .data import (
     SAMPLE_PHOTOS,
+    SetSumComposites,
+    digit_pool,
     imagenet_sample,
     imagenet_samples,
     load_image,
     sample_photo,
+    set_sum_composites,
+    set_sum_labels,
 )
-from .digits import SetSumComposites, digit_pool, set_sum_composites, set_sum_labels
-from .estimates import Estimate, bootstrap, wilson
-from .explanation import Explanation
-from .game import (
+from .explanation import (
+    METHOD_COLORS,
+    Explanation,
+    SliderHTML,
+    figure1_strip,
+    plot_explanation,
+    plot_trace,
+    reveal,
+)
+from .games import (
     CachedGame,
     CountingGame,
     Game,
     SetSumGame,
+    ShapleyEstimate,
     TableGame,
     all_coalitions,
     as_game,
-    tabulate,
-)
-from .interactive import SliderHTML, reveal
-from .models import Classifier, available_models, load_model
-from .patch_game import Outcome, PatchGame
-from .plotting import METHOD_COLORS, figure1_strip, plot_explanation, plot_trace
-from .results import stored_result, stored_study
-from .sampling import ShapleyEstimate, estimate_shapley, nested_shapley
-from .search import Optimum, Step, explain, explain_many, optimal_sets
-from .study import StudyResult, run_study
-from .study_tables import study_curves, study_explanation
-from .target_class import ClassExplanation, explain_class
-from .values import (
+    estimate_shapley,
     full_context_interaction,
     full_context_shapley,
     interaction,
     interaction_matrix,
+    nested_shapley,
     self_context_interaction,
     self_context_shapley,
     shapley_values,
+    tabulate,
 )
-from .walk import follow
+from .models import (
+    Classifier,
+    available_models,
+    load_model,
+)
+from .patches import (
+    Outcome,
+    PatchGame,
+)
+from .search import (
+    ClassExplanation,
+    Optimum,
+    Step,
+    explain,
+    explain_class,
+    explain_many,
+    optimal_sets,
+)
+from .study import (
+    StudyResult,
+    run_study,
+    stored_result,
+    stored_study,
+    study_curves,
+    study_explanation,
+)
 
 __version__: str
 

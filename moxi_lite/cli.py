@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 from urllib.parse import unquote, urlparse
 
-from moxi_lite._cli_output import PatientOutput, complain, fail, shows_progress
-from moxi_lite._cli_study import add_parser as add_study
+from moxi_lite.cli_output import PatientOutput, complain, fail, shows_progress
+from moxi_lite.cli_study import add_parser as add_study
 
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from moxi_lite.explanation import Explanation
     from moxi_lite.models import Classifier
-    from moxi_lite.patch_game import PatchGame
+    from moxi_lite.patches import PatchGame
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 MASKINGS = ("drop", "zero", "mean", "blur", "noise")
@@ -184,7 +184,7 @@ def _explain(
     device: str | None,
 ) -> int:
     """Explain one photo and write the results."""
-    from moxi_lite._files import folder_for_results
+    from moxi_lite.files import folder_for_results
     from moxi_lite.models import WeightsUnavailableError
     from moxi_lite.search import explain
 
@@ -224,7 +224,7 @@ def _explain(
 
 
 def _check_names(model: str | None, masking: str | None, budget: int | None) -> None:
-    from moxi_lite._errors import unknown_name
+    from moxi_lite.errors import unknown_name
     from moxi_lite.models import check_model_name
 
     if model is not None:
@@ -245,7 +245,7 @@ def _load_game(
 ) -> PatchGame:
     from moxi_lite.data import load_image
     from moxi_lite.models import load_model
-    from moxi_lite.patch_game import PatchGame
+    from moxi_lite.patches import PatchGame
 
     image = load_image(photo)
     # A model asked for by name is that model or nothing; only the default has a fallback.
@@ -261,7 +261,7 @@ def _load_game(
 
 def _default_masking(classifier: Classifier, grid: tuple[int, int] | None) -> str:
     """Token deletion where it is defined; otherwise mean pixels, and say so."""
-    from moxi_lite.masking import deletion_problem
+    from moxi_lite.patches import deletion_problem
 
     if classifier.drop_as is not None:
         return "drop"
@@ -323,8 +323,8 @@ def _result_paths(out: Path, stem: str) -> dict[str, Path]:
 
 
 def _write(ex: Explanation, paths: dict[str, Path]) -> None:
-    from moxi_lite._files import write_atomically
-    from moxi_lite.interactive import reveal
+    from moxi_lite.explanation import reveal
+    from moxi_lite.files import write_atomically
 
     buffer = io.BytesIO()
     _figure(ex).savefig(buffer, format="png", dpi=150)
@@ -337,7 +337,7 @@ def _figure(ex: Explanation) -> Figure:
     """Draw all steps of the search, also those after the prediction has turned."""
     from matplotlib.figure import Figure
 
-    from moxi_lite.plotting import plot_explanation
+    from moxi_lite.explanation import plot_explanation
 
     figure = Figure(figsize=(6, 5), layout="constrained")
     ax = plot_explanation(ex, figure.add_subplot(), steps=len(ex))
@@ -351,10 +351,8 @@ def _models(*, pattern: str) -> int:
     """List models, grouped by what can be done with them."""
     import timm
 
-    from moxi_lite._errors import unknown_name
-    from moxi_lite._weights import PACKAGED_MODEL
-    from moxi_lite.models import available_models
-    from moxi_lite.set_sum_models import SET_SUM_MODELS
+    from moxi_lite.errors import unknown_name
+    from moxi_lite.models import PACKAGED_MODEL, SET_SUM_MODELS, available_models
 
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = available_models(wanted.lower())

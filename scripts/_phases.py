@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moxi_lite._study_settings import METHODS, samples_by_curve
+from moxi_lite.study import METHODS, samples_by_curve
 
 SCORES = ("moxi-", "gradcam", "gradcam-eigen", "gradcam++", "gradcam++-eigen", "rollout", "rise")
 ON_CNN = tuple(method for method in SCORES if method != "rollout")

@@ -10,9 +10,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from moxi_lite.digits import SetSumComposites, set_sum_composites, set_sum_labels
-from moxi_lite.estimates import wilson
-from moxi_lite.game import all_coalitions
+from moxi_lite.curves import wilson
+from moxi_lite.data import SetSumComposites, set_sum_composites, set_sum_labels
+from moxi_lite.games import all_coalitions
 
 BATCH = 250
 BINS = 15

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from moxi_lite._digit_sources import DIGIT_SIDE
-from moxi_lite.digits import DigitPool
-from moxi_lite.set_sum_models import SetSumResNet
+from moxi_lite.data import DIGIT_SIDE, DigitPool
+from moxi_lite.models import SetSumResNet
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from _common import ROOT
 
 import moxi_lite as moxi
-from moxi_lite.heat import visible_image
+from moxi_lite.explanation import visible_image
 
 PICTURE = ROOT / "book" / "_static" / "readme.png"
 

@@ -17,7 +17,7 @@ WAIT = 3.0  # seconds
 def hub_answers(url: str = HUB, wait: float = WAIT) -> bool:
     """Ask the hub for its front page and give up after `wait` seconds, name look-up included.
 
-    The rules are those of `moxi_lite._weights.why_unreachable`, which needs the packages that
+    The rules are those of `moxi_lite.models.weights.why_unreachable`, which needs the packages that
     .venv may still lack: any answer counts, a refusal or an unknown certificate included.
     """
     answers: list[bool] = []

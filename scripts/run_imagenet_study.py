@@ -35,9 +35,8 @@ from _phases import BOTH, Phase, phases_of
 from filelock import FileLock
 
 import moxi_lite as moxi
-from moxi_lite._files import write_atomically
-from moxi_lite._study_images import describe_images
-from moxi_lite._study_store import StudyFolder, concatenate, parquet_bytes, provenance_of
+from moxi_lite.files import write_atomically
+from moxi_lite.study import StudyFolder, concatenate, describe_images, parquet_bytes, provenance_of
 
 STUDIES = BUILD / "studies"
 RESULTS = ROOT / "results" / "imagenet"

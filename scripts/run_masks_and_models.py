@@ -32,10 +32,9 @@ from _common import BUILD, ROOT, fail, say
 from run_imagenet_study import correctly_classified, without_machine
 
 import moxi_lite as moxi
-from moxi_lite._files import write_atomically
-from moxi_lite._study_store import StudyFolder
-from moxi_lite._study_work import _environment
 from moxi_lite.data import image_list_sha256
+from moxi_lite.files import write_atomically
+from moxi_lite.study import StudyFolder, environment
 
 MODELS = ("vit_tiny_patch16_224", "deit_tiny_patch16_224")
 MASKINGS = ("drop", "zero", "mean", "blur")
@@ -270,7 +269,7 @@ def study(models: dict[str, moxi.Classifier], parts: list[str], n_images: int, w
             started = time.monotonic()
             record = PARTS[part](models, index)
             record["seconds"] = round(time.monotonic() - started, 1)
-            record["environment"] = without_machine(_environment(str(models[MODELS[0]].device)))
+            record["environment"] = without_machine(environment(str(models[MODELS[0]].device)))
             store(work, part, record)
             say(f"{part}: image {index} in {record['seconds']:.0f} s")
 

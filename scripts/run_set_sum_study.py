@@ -28,12 +28,11 @@ from _common import ROOT, fail, processor, say
 from tqdm import tqdm
 
 import moxi_lite as moxi
-from moxi_lite._files import write_atomically
-from moxi_lite._weights import WeightsUnavailableError
-from moxi_lite.digits import SOURCES, SetSumComposites, digit_pool, set_sum_composites
-from moxi_lite.game import FloatArray, coalition_index
-from moxi_lite.patch_game import outcomes
-from moxi_lite.set_sum_models import SET_SUM_MODELS
+from moxi_lite.data import SOURCES, SetSumComposites, digit_pool, set_sum_composites
+from moxi_lite.files import write_atomically
+from moxi_lite.games import FloatArray, coalition_index
+from moxi_lite.models import SET_SUM_MODELS, WeightsUnavailableError
+from moxi_lite.patches import outcomes
 
 RESULTS = ROOT / "results" / "set_sum"
 METHODS = ("MoXI", "MoXI(-)", "Shapley", "Shapley (sampled)", "Random")

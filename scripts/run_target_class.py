@@ -33,10 +33,9 @@ from _common import BUILD, ROOT, fail, say
 from run_imagenet_study import classifies, spread, without_machine
 
 import moxi_lite as moxi
-from moxi_lite._files import write_atomically
-from moxi_lite._study_store import StudyFolder
-from moxi_lite._study_work import _environment
-from moxi_lite.target_class import explain_class
+from moxi_lite.files import write_atomically
+from moxi_lite.search import explain_class
+from moxi_lite.study import StudyFolder, environment
 
 SHARDS = BUILD / "studies" / "target_class"
 RESULTS = ROOT / "results" / "imagenet"
@@ -169,7 +168,7 @@ def study(model: moxi.Classifier, scene: Scene) -> dict[str, Any]:
         "predicted": best_two(model, scene.pixels)[0],
         "pixels_sha256": hashlib.sha256(model.display(scene.pixels).tobytes()).hexdigest(),
         "seconds": round(time.perf_counter() - started, 1),
-        "environment": without_machine(_environment(str(model.device))),
+        "environment": without_machine(environment(str(model.device))),
         "parts": parts,
     }
 

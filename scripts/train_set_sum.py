@@ -1,4 +1,4 @@
-"""Train the shipped SET-SUM models on the CPU: weights and model cards for moxi_lite/weights.
+"""Train the SET-SUM models on the CPU: weights and cards for moxi_lite/models/shipped.
 
     python scripts/train_set_sum.py --model cnn
     python scripts/train_set_sum.py --model vit
@@ -30,9 +30,9 @@ from _set_sum_evaluation import evaluate
 from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
 from torch import nn
 
-from moxi_lite._files import write_atomically
-from moxi_lite.digits import SOURCES, SPLITS, digit_pool
-from moxi_lite.set_sum_models import WEIGHTS_FOLDER, build_set_sum, save_set_sum
+from moxi_lite.data import SOURCES, SPLITS, digit_pool
+from moxi_lite.files import write_atomically
+from moxi_lite.models import WEIGHTS_FOLDER, build_set_sum, save_set_sum
 
 TRAINEES: dict[str, Any] = {"cnn": CnnTrainee, "vit": VitTrainee}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

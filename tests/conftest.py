@@ -14,9 +14,8 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from moxi_lite import data
-from moxi_lite._weights import cached_weights, why_unreachable
-from moxi_lite.models import load_model
+from moxi_lite.data import photos as data
+from moxi_lite.models import cached_weights, load_model, why_unreachable
 
 # First calls import libraries, and machines are shared: no time limit for a single example.
 settings.register_profile("moxi-lite", deadline=None)

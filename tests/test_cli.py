@@ -14,11 +14,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import moxi_lite
-from moxi_lite import cli, set_sum_models
-from moxi_lite._files import write_atomically
+from moxi_lite import cli
 from moxi_lite.explanation import Explanation
-from moxi_lite.masking import BASELINES
-from moxi_lite.models import WeightsUnavailableError, available_models, load_model
+from moxi_lite.files import write_atomically
+from moxi_lite.models import WeightsUnavailableError, available_models, load_model, set_sum
+from moxi_lite.patches import BASELINES
 
 NAMES = ("tabby, tabby cat", "dog", "owl")
 
@@ -192,7 +192,7 @@ def test_full_disk_exits_1(photo, tiny, monkeypatch, tmp_path, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moxi_lite._files.write_atomically", full)
+    monkeypatch.setattr("moxi_lite.files.write_atomically", full)
     assert cli.main(["explain", str(photo), "--budget", "1", "--out", str(tmp_path)]) == 1
     assert "No space left" in error_of(capsys)
 
@@ -292,12 +292,12 @@ def test_the_picture_shows_all_steps_after_the_flip(photo, tiny, tmp_path):
     assert cli._figure(whole).axes[0].get_title() == "5 of 16 patches inserted"
 
 
-@pytest.mark.parametrize("name", set_sum_models.SET_SUM_MODELS)
+@pytest.mark.parametrize("name", set_sum.SET_SUM_MODELS)
 def test_shipped_models_can_be_explained(name, photo, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(set_sum_models, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setattr(set_sum, "WEIGHTS_FOLDER", tmp_path)
     torch.manual_seed(0)
     card = {"data": {"source": "nothing"}}
-    set_sum_models.save_set_sum(name, set_sum_models.build_set_sum(name), card, tmp_path)
+    set_sum.save_set_sum(name, set_sum.build_set_sum(name), card, tmp_path)
     out = tmp_path / "out"
     arguments = ["--model", name, "--stop", "none", "--device", "cpu", "--out", str(out)]
     assert cli.main(["explain", str(photo), *arguments]) == 0

@@ -9,12 +9,12 @@ import pytest
 import timm
 import torch
 
-from moxi_lite import _weights, cli, data, load_model
-from moxi_lite._cli_output import PatientOutput, fail, in_shell_words, shows_progress
-from moxi_lite._study_settings import make_settings
-from moxi_lite._study_store import StudyFolder
-from moxi_lite.masking import make_masking
-from moxi_lite.study import run_study
+from moxi_lite import cli, load_model
+from moxi_lite.cli_output import PatientOutput, fail, in_shell_words, shows_progress
+from moxi_lite.data import photos as data
+from moxi_lite.models import weights as weights_module
+from moxi_lite.patches import make_masking
+from moxi_lite.study import StudyFolder, make_settings, run_study
 
 
 @pytest.fixture
@@ -110,9 +110,9 @@ def test_differing_settings_are_named_as_options(tmp_path):
 
 def test_advice_of_the_library_becomes_advice_for_the_shell(monkeypatch, tmp_path, tiny_cnn):
     """The real messages, so that the table is noticed to be stale when they change."""
-    monkeypatch.setattr(_weights.hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(_weights, "cached_weights", lambda *_: None)
-    with pytest.raises(_weights.WeightsUnavailableError) as weights:
+    monkeypatch.setattr(weights_module.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(weights_module, "cached_weights", lambda *_: None)
+    with pytest.raises(weights_module.WeightsUnavailableError) as weights:
         load_model("vit_tiny_patch16_224")
     said = in_shell_words(str(weights.value))
     assert "or use --model efficientnet_lite0, whose" in said and "load_model" not in said
@@ -142,7 +142,7 @@ def test_advice_of_the_library_becomes_advice_for_the_shell(monkeypatch, tmp_pat
     unpublished = set(timm.list_models()) - set(timm.list_pretrained())
     unpublished -= {name.partition(".")[0] for name in timm.list_pretrained()}
     with pytest.raises(ValueError) as name:
-        _weights.check_name(min(unpublished))
+        weights_module.check_name(min(unpublished))
     assert "choose one that `moxi-lite models` lists" in in_shell_words(str(name.value))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import moxi_lite as moxi
-from moxi_lite.masking import patch_map
+from moxi_lite.patches import patch_map
 
 PAGE = Path(__file__).parent.parent / "book" / "interop.md"
 WHY = "pip install '.[interop]' to test the recipes of book/interop.md"

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 
-sys.path.insert(0, str(Path(__file__).parent))  # for _tables
+sys.path.insert(0, str(Path(__file__).parent))  # for tables
 
 # A module that other processes import; `slow` makes an image take some 0.2 seconds or more.
 MODEL_MODULE = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from moxi_lite import _cli_study, cli
+from moxi_lite import cli, cli_study
 from moxi_lite.models import WeightsUnavailableError
 
 
@@ -21,7 +21,7 @@ def study(tiny_vit, monkeypatch):
             raise WeightsUnavailableError("the weights are not to be had.")
         return dataclasses.replace(tiny_vit, name=name)
 
-    monkeypatch.setattr("moxi_lite._study_settings.load_model", load)
+    monkeypatch.setattr("moxi_lite.study.settings.load_model", load)
     return lambda *arguments: cli.main(["study", *map(str, arguments)])
 
 
@@ -92,14 +92,14 @@ def test_the_command_tells_what_is_wrong(study, tmp_path, capsys, options, code,
 
 
 def test_numbers_ranges_and_paths_of_images():
-    assert _cli_study._images(["7", "0-10:5", "cat.jpg", "3-4"]) == [7, 0, 5, 10, "cat.jpg", 3, 4]
-    assert len(_cli_study._images(["0-999:50"])) == 20
+    assert cli_study._images(["7", "0-10:5", "cat.jpg", "3-4"]) == [7, 0, 5, 10, "cat.jpg", 3, 4]
+    assert len(cli_study._images(["0-999:50"])) == 20
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
 def test_an_interrupt_ends_the_workers():
-    with pytest.raises(KeyboardInterrupt), _cli_study._executor(2) as pool:
+    with pytest.raises(KeyboardInterrupt), cli_study._executor(2) as pool:
         for _ in range(8):
             pool.submit(time.sleep, 600)
         workers = list(pool._processes)
@@ -148,7 +148,7 @@ def test_a_disk_that_gets_full_exits_1(command, photos, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moxi_lite._study_store.write_atomically", full)
+    monkeypatch.setattr("moxi_lite.study.store.write_atomically", full)
     assert command(*photos) == 1
     assert "cannot write into the study folder" in capsys.readouterr().err
 
@@ -176,7 +176,7 @@ def test_missing_samples_are_told_in_words_for_the_shell(command, photos, monkey
     def missing(image):
         raise FileNotFoundError("set MOXI_LITE_DATA_DIR; or use sample_photo('chelsea').")
 
-    monkeypatch.setattr("moxi_lite._study_work.open_image", missing)
+    monkeypatch.setattr("moxi_lite.study.worker.open_image", missing)
     assert command(*photos) == 1
     said = capsys.readouterr().err
     assert "or use photographs of your own" in said and "sample_photo" not in said

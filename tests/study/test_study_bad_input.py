@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from _tables import assert_same_tables
+from tables import assert_same_tables
 
-from moxi_lite._study_settings import METHODS
 from moxi_lite.models import load_model
-from moxi_lite.study import run_study
+from moxi_lite.study import METHODS, run_study
 
 MODES = ["insertion", "deletion"]
 

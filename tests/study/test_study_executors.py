@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from _tables import assert_same_tables
+from tables import assert_same_tables
 
 from moxi_lite.study import run_study
 
@@ -101,6 +101,6 @@ def test_other_weights_on_a_worker_are_a_failure(photos, tmp_path, own_model, mo
     elsewhere = dataclasses.replace(here, weights_sha256="0" * 64)
     models = iter([here, elsewhere])  # what the caller looks at, then what the worker loads
     load = lambda name, device: next(models)  # noqa: E731
-    monkeypatch.setattr("moxi_lite._study_settings.load_model", load)
+    monkeypatch.setattr("moxi_lite.study.settings.load_model", load)
     with pytest.warns(RuntimeWarning, match="has other weights here"):
         run_study(photos[:1], "any name", ["random"], MODES, tmp_path / "out", Inline())

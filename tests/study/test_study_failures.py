@@ -8,8 +8,7 @@ import warnings
 
 import pytest
 
-from moxi_lite import _study_store
-from moxi_lite.study import run_study
+from moxi_lite.study import run_study, store
 
 
 def test_images_that_fail_are_reported_and_do_not_stop_the_rest(tiny_vit, photos, tmp_path):
@@ -56,14 +55,14 @@ def test_a_full_disk_stops_the_study_and_leaves_nothing_half_written(
     tiny_vit, photos, tmp_path, monkeypatch
 ):
     arguments = (photos, tiny_vit, ["random"], ["insertion"], tmp_path / "out")
-    write, left = _study_store.write_atomically, itertools.count()
+    write, left = store.write_atomically, itertools.count()
 
     def full_after_three(path, content):
         if next(left) >= 3:  # settings and two shards
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(_study_store, "write_atomically", full_after_three)
+    monkeypatch.setattr(store, "write_atomically", full_after_three)
     with pytest.raises(OSError, match=r"cannot write into the study folder .*: No space left"):
         run_study(*arguments)
     shards = list((tmp_path / "out" / "shards").iterdir())

@@ -9,25 +9,24 @@ import time
 
 import pandas as pd
 import pytest
-from _tables import assert_same_tables
+from tables import assert_same_tables
 
-from moxi_lite import _study_store, _study_work
-from moxi_lite.study import run_study
+from moxi_lite.study import run_study, store, worker
 
 MODES = ["insertion", "deletion"]
 N = 16  # patches of tiny_vit
 STUDY_SCRIPT = """
 import sys
 from own_model import slow
-from moxi_lite import _study_work
+from moxi_lite.study import worker
 from moxi_lite.study import run_study
 
-evaluate = _study_work._evaluate
+evaluate = worker._evaluate
 def told(job):
     shard = evaluate(job)
     print(job.image.name, flush=True)
     return shard
-_study_work._evaluate = told
+worker._evaluate = told
 out, *images = sys.argv[1:]
 run_study(images, slow, ["moxi", "random"], ["insertion", "deletion"], out)
 """
@@ -77,9 +76,9 @@ def test_killed_and_resumed_the_table_is_that_of_an_uninterrupted_run(
     assert not list(out.glob("*.parquet"))
 
     computed = []
-    evaluate = _study_work._evaluate
+    evaluate = worker._evaluate
     monkeypatch.setattr(
-        _study_work, "_evaluate", lambda job: computed.append(job.image.name) or evaluate(job)
+        worker, "_evaluate", lambda job: computed.append(job.image.name) or evaluate(job)
     )
     arguments = (own_model.tiny(), ["moxi", "random"], MODES)
     resumed = run_study(photos, *arguments, out)
@@ -102,7 +101,7 @@ def test_two_processes_share_a_folder(own_model, photos, tmp_path):
 
 def test_two_runs_at_once_share_the_images(tiny_vit, photos, tmp_path, monkeypatch):
     computed, results = [], []
-    evaluate = _study_work._evaluate
+    evaluate = worker._evaluate
     both_started = threading.Barrier(2, timeout=60)
 
     def counted(job):
@@ -113,7 +112,7 @@ def test_two_runs_at_once_share_the_images(tiny_vit, photos, tmp_path, monkeypat
             computed.append(job.image.name)
         return evaluate(job)
 
-    monkeypatch.setattr(_study_work, "_evaluate", counted)
+    monkeypatch.setattr(worker, "_evaluate", counted)
     models = [tiny_vit, dataclasses.replace(tiny_vit)]
     threads = [
         threading.Thread(
@@ -137,7 +136,7 @@ def test_an_image_claimed_elsewhere_is_waited_for(tiny_vit, photos, tmp_path):
     shard = next((tmp_path / "out" / "shards").glob("*.parquet"))
     content = shard.read_bytes()
     shard.unlink()
-    folder = _study_store.StudyFolder(tmp_path / "out")
+    folder = store.StudyFolder(tmp_path / "out")
     with folder.claim(shard.stem) as mine:
         assert mine
         with folder.claim(shard.stem) as again:
@@ -178,7 +177,7 @@ def test_a_folder_of_other_settings_is_refused(
 
 
 def test_settings_are_compared_again_when_they_are_adopted(tmp_path):
-    folder = _study_store.StudyFolder(tmp_path)
+    folder = store.StudyFolder(tmp_path)
     folder.check_settings({"grid": (2, 3)})
     folder.prepare()
     folder.adopt_settings({"grid": (2, 3)})

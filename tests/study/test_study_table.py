@@ -9,17 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from _tables import assert_same_tables, rows
+from tables import assert_same_tables, rows
 
-from moxi_lite._study_work import greedy_order
 from moxi_lite.attribution import attribute, order_of
-from moxi_lite.averages import average_curves
-from moxi_lite.curves import deletion_curve, insertion_curve
+from moxi_lite.curves import average_curves, deletion_curve, insertion_curve
 from moxi_lite.data import load_image
-from moxi_lite.patch_game import PatchGame
+from moxi_lite.patches import PatchGame
 from moxi_lite.search import explain
-from moxi_lite.study import run_study
-from moxi_lite.study_tables import study_curves, study_explanation
+from moxi_lite.study import greedy_order, run_study, study_curves, study_explanation
 
 MODES = ["insertion", "deletion"]
 N = 16  # patches of tiny_vit

@@ -1,0 +1,139 @@
+"""Pictures of averaged insertion and deletion curves: in a figure, and as HTML with a slider."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections.abc import Collection, Mapping
+from importlib import resources
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+
+from moxi_lite.curves.averages import AverageCurve
+from moxi_lite.errors import unknown_name
+from moxi_lite.explanation import METHOD_COLORS, VERBS, new_axes
+
+_METRICS = {"correct": "accuracy", "probability": "probability", "log_odds": "log-odds"}
+
+
+def plot_average_curves(
+    averages: Mapping[str, AverageCurve],
+    ax: Axes | None = None,
+    *,
+    exact: Mapping[str, float] | None = None,
+    bands: Collection[str] | None = None,
+) -> Axes:
+    """Draw averaged insertion or deletion curves with their intervals (Sec. 5.1, Figure 3).
+
+    Parameters
+    ----------
+    averages : mapping of str to AverageCurve
+        Label -> curve, all of one mode and metric. A label in `METHOD_COLORS` sets the colour.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    exact : mapping of str to float, optional
+        Label -> share of the patches, 0..1, beyond which they are only ranked: drawn dotted.
+    bands : collection of str, optional
+        Labels of the curves whose intervals are drawn; all by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        In per cent, except for log-odds; labels for a legend say the number of images.
+
+    Raises
+    ------
+    ValueError
+        If there is no curve, modes or metrics differ, or `exact` or `bands` has other labels.
+    """
+    mode, metric = _one_kind(averages)
+    for label in (*(exact or {}), *(bands or ())):
+        if label not in averages:
+            raise unknown_name("label", label, averages)
+    for label, share in (exact or {}).items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"exact must be shares of the patches in 0..1, not {share} ({label}).")
+    if ax is None:
+        ax = new_axes((6, 4))
+    scale = 1 if metric == "log_odds" else 100
+    for order, (label, curve) in enumerate(averages.items()):  # the first lies on top
+        color = METHOD_COLORS.get(label, f"C{order}")
+        x, z = 100 * curve.fraction, 3 - order / len(averages)
+        last = np.searchsorted(curve.fraction, (exact or {}).get(label, 1.0) + 1e-9) - 1
+        if bands is None or label in bands:
+            low, high = scale * curve.lower, scale * curve.upper
+            ax.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=z)
+        y, name = scale * curve.mean, f"{label} (n = {curve.n_images})"
+        ax.plot(x[: last + 1], y[: last + 1], "-", color=color, label=name, zorder=z)
+        ax.plot(x[last:], y[last:], ":", color=color, zorder=z)
+    ax.set_xlabel(f"patches {VERBS[mode]} (%)")
+    ax.set_ylabel(_METRICS[metric] + (" (nats)" if metric == "log_odds" else " (%)"))
+    return ax
+
+
+def average_curves_html(
+    *metrics: Mapping[str, AverageCurve], start: float = 0.04, title: str = ""
+) -> str:
+    """Write averaged curves as HTML, with a slider over the share of the patches (Figure 3).
+
+    Parameters
+    ----------
+    *metrics : mapping of str to AverageCurve
+        Label -> curve: one of the accuracy, of the probability, or one of each.
+    start : float
+        Share of the patches, 0..1, at which the slider begins.
+    title : str
+        Read out by screen readers.
+
+    Returns
+    -------
+    str
+        One ``<div>`` that needs no other file: ``SliderHTML(html, title)`` shows it.
+
+    Raises
+    ------
+    ValueError
+        If there is no curve; modes, lengths or labels differ; a metric is log-odds or comes twice.
+    """
+    kinds = [_one_kind(averages) for averages in metrics or ({},)]
+    first = metrics[0]
+    n = len(next(iter(first.values())).fraction) - 1
+    everything = [(label, c) for averages in metrics for label, c in averages.items()]
+    kind = (kinds[0][0], n + 1, True)
+    alike = {(c.mode, len(c.fraction), c.metric != "log_odds") for _, c in everything} == {kind}
+    alike = alike and len({*kinds}) == len(kinds)
+    if not alike or [label for label, _ in everything] != [*first] * len(metrics):
+        raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
+    if not 0 <= start <= 1:
+        raise ValueError(f"start must be a share of the patches in 0..1, not {start}.")
+    data = {
+        "n": n,
+        "start": int(start * n + 0.5),
+        "verb": VERBS[kinds[0][0]],
+        "methods": list(first),
+        "colors": [to_hex(METHOD_COLORS.get(k, f"C{order}")) for order, k in enumerate(first)],
+        "images": [curve.n_images for curve in first.values()],
+        "metrics": {
+            _METRICS[named]: [np.round([c.mean, c.lower, c.upper], 4).tolist() for c in curves]
+            for (_, named), curves in zip(kinds, (m.values() for m in metrics), strict=True)
+        },
+    }
+    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    page = resources.files("moxi_lite.curves").joinpath("curves.html").read_text(encoding="utf-8")
+    page = page.replace("@@TOKEN@@", hashlib.sha256(packed.encode()).hexdigest()[:16])
+    return page.replace("@@TITLE@@", html.escape(title)).replace("@@DATA@@", packed).rstrip("\n")
+
+
+def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:
+    """Mode and metric, which all curves of one picture share."""
+    if not isinstance(averages, Mapping):
+        raise TypeError(
+            f"averages must be a mapping from labels to curves, not {type(averages).__name__}."
+        )
+    kinds = sorted({(curve.mode, curve.metric) for curve in averages.values()})
+    if len(kinds) != 1:
+        raise ValueError(f"one picture shows curves of one mode and metric, not {kinds or 'none'}.")
+    return kinds[0]

@@ -1,0 +1,325 @@
+"""Images: any photograph, photographs that come with packages, and one per ImageNet class."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import http.client
+import importlib.util
+import itertools
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pooch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from moxi_lite.data.decode import array_to_image, decode_image, finish_image
+from moxi_lite.errors import index_of, unknown_name
+from moxi_lite.models import imagenet_class_names, why_unreachable
+
+_MAX_DOWNLOAD_BYTES = 100_000_000
+_TIMEOUT_SECONDS = 20.0
+_IMAGENET_FOLDER = "imagenet-sample-images"
+IMAGENET_URL = "https://raw.githubusercontent.com/EliSchwartz/imagenet-sample-images/master/"
+
+_PHOTOS = {
+    "astronaut": ("skimage", "data/astronaut.png", "Eileen Collins in her space suit"),
+    "camera": ("skimage", "data/camera.png", "a photographer and his tripod, in grey"),
+    "chelsea": ("skimage", "data/chelsea.png", "Chelsea, a tabby cat"),
+    "china": ("sklearn", "datasets/images/china.jpg", "a pavilion of the Summer Palace, Beijing"),
+    "coffee": ("skimage", "data/coffee.png", "a cup of espresso"),
+    "flower": ("sklearn", "datasets/images/flower.jpg", "a flower"),
+    "motorcycle": ("skimage", "data/motorcycle_left.png", "a motorcycle in a workshop"),
+    "rocket": ("skimage", "data/rocket.jpg", "the launch of a Falcon 9"),
+}
+
+SAMPLE_PHOTOS: Mapping[str, str] = MappingProxyType(
+    {name: description for name, (_, _, description) in _PHOTOS.items()}
+)
+"""Name -> what the photograph shows, for `sample_photo`."""
+
+
+class ImagesUnavailableError(OSError):
+    """Raised when an image can be had neither from a file nor from its server."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageNetSample:
+    """One ImageNet image with its label.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+        In mode RGB, at its own size.
+    index : int
+        ImageNet class, 0..999: the label.
+    wnid : str
+        WordNet identifier of the class, such as ``"n02123045"``.
+    name : str
+        Name of the class, as `Classifier.class_names` has it.
+    path : pathlib.Path
+        The file.
+    """
+
+    image: Image.Image = field(repr=False)
+    index: int
+    wnid: str
+    name: str
+    path: Path
+
+
+def load_image(
+    source: str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image,
+) -> Image.Image:
+    """Load an image from nearly anywhere, as an RGB image the right way up.
+
+    Parameters
+    ----------
+    source : path, URL, bytes, array or PIL image
+        A path; an ``http(s)://`` address; the bytes of an image file; an array (H, W), (H, W, 1),
+        (H, W, 3) or (H, W, 4) of uint8 (0..255), uint16 (0..65535) or float (0..1); a PIL image.
+
+    Returns
+    -------
+    PIL.Image.Image
+        A new image in mode RGB, 8 bits a channel. EXIF rotation is applied. Transparent pixels lie
+        on white. 16-bit values are divided by 257, so that 65535 becomes 255. Of an animation or a
+        document of several pages it is the first frame.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        If there is no such file (near matches of the folder are listed).
+    ImagesUnavailableError
+        If an address does not yield a file.
+    ValueError
+        If the content is empty, broken, truncated, smaller than 16 pixels a side, larger than
+        100 million pixels, or has a shape or values that do not make an image.
+    TypeError
+        For sources or arrays of another type.
+    """
+    if isinstance(source, np.ndarray):
+        return finish_image(array_to_image(source), "the array")
+    if isinstance(source, Image.Image):
+        return finish_image(source, "the PIL image")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(source), "the bytes given")
+    if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source)):
+        if scheme[1].lower() not in ("http", "https"):
+            raise ValueError(
+                f"cannot load {source!r}: expected a path or an address that starts with http:// "
+                "or https://."
+            )
+        return decode_image(_download(source), source)
+    if isinstance(source, (str, os.PathLike)):
+        return decode_image(_read(source), str(source))
+    raise TypeError(
+        f"cannot make an image from {type(source).__name__}: expected a path, a URL, the bytes of "
+        "a file, a numpy array or a PIL image. PatchGame takes preprocessed tensors as they are."
+    )
+
+
+def sample_photo(name: str) -> Image.Image:
+    """Load a photograph that scikit-image or scikit-learn ship: no download.
+
+    Parameters
+    ----------
+    name : str
+        One of `SAMPLE_PHOTOS`, such as ``"chelsea"``.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In mode RGB.
+
+    Raises
+    ------
+    ValueError
+        If there is no photograph of this name.
+    FileNotFoundError
+        If the installed version of the package does not carry it.
+    """
+    if name not in _PHOTOS:
+        raise unknown_name("sample photo", name, _PHOTOS)
+    package, file, _ = _PHOTOS[name]
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    path = Path(folders[0] if folders else package, file)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the photograph {name!r} comes with {package}, but {path} does not exist. Reinstall "
+            f"{'scikit-image' if package == 'skimage' else 'scikit-learn'} from a wheel."
+        )
+    return load_image(path)
+
+
+def imagenet_sample(index: int) -> ImageNetSample:
+    """Load the sample image of an ImageNet class.
+
+    The images are those of the GitHub repository EliSchwartz/imagenet-sample-images, one a class.
+    They are probably training images, so that accuracies on them are not validation figures.
+    A file is looked for in ``<data>/imagenet-sample-images`` and downloaded to there at first use;
+    ``<data>`` is the environment variable ``MOXI_LITE_DATA_DIR`` or the user's cache folder.
+
+    Parameters
+    ----------
+    index : int
+        ImageNet class, 0..999.
+
+    Returns
+    -------
+    ImageNetSample
+
+    Raises
+    ------
+    IndexError
+        If `index` is out of range.
+    ImagesUnavailableError
+        If the file is neither there nor to be had from the network (told within seconds), or has
+        another SHA-256 than the registry says.
+    """
+    checked = _check_index(index)
+    file_name = _registry_names()[checked]
+    path = _fetch_imagenet(file_name)
+    return ImageNetSample(
+        image=load_image(path),
+        index=checked,
+        wnid=file_name.partition("_")[0],
+        name=imagenet_class_names()[checked],
+        path=path,
+    )
+
+
+def imagenet_samples(indices: Iterable[int], show_progress: bool = False) -> list[ImageNetSample]:
+    """Load the sample images of several ImageNet classes, in the order given.
+
+    All are held in memory, some 0.6 MB each; see `imagenet_sample` for their origin and for the
+    errors.
+
+    Parameters
+    ----------
+    indices : iterable of int
+        ImageNet classes, 0..999.
+    show_progress : bool
+        Show a progress bar.
+    """
+    checked = [_check_index(index) for index in indices]
+    bar = tqdm(checked, desc="images", unit="image", disable=not show_progress)
+    return [imagenet_sample(index) for index in bar]
+
+
+def image_list_sha256(indices: Iterable[int] | None = None) -> str:
+    """Fingerprint of a list of ImageNet sample images: SHA-256 over file names and file hashes.
+
+    Needs no file, only the registry; the order of `indices` (by default 0..999) counts.
+    """
+    chosen = range(len(_registry_names())) if indices is None else indices
+    names = [_registry_names()[_check_index(index)] for index in chosen]
+    lines = "".join(f"{name} {_registry()[name]}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def imagenet_folder() -> Path:
+    """Folder of the ImageNet sample images: ``<data>/imagenet-sample-images``; may not exist."""
+    root = os.environ.get("MOXI_LITE_DATA_DIR") or pooch.os_cache("moxi-lite")
+    return Path(root).expanduser() / _IMAGENET_FOLDER
+
+
+@functools.cache
+def _registry() -> Mapping[str, str]:
+    """File name -> SHA-256, sorted by name: the position is the ImageNet class."""
+    files = pooch.create(path=imagenet_folder(), base_url=IMAGENET_URL)
+    files.load_registry(Path(__file__).with_name("imagenet_sample_images.txt"))
+    return MappingProxyType(dict(sorted(files.registry.items())))
+
+
+@functools.cache
+def _registry_names() -> tuple[str, ...]:
+    return tuple(_registry())
+
+
+def _check_index(index: int) -> int:
+    try:
+        number = index_of(index)
+    except TypeError:
+        raise TypeError(
+            f"an ImageNet class is a whole number such as 281, not {index!r}."
+        ) from None
+    if not 0 <= number < len(_registry_names()):
+        raise IndexError(
+            f"ImageNet class {number} is out of range: there are {len(_registry_names())} sample "
+            f"images, 0 to {len(_registry_names()) - 1}."
+        )
+    return number
+
+
+def _fetch_imagenet(file_name: str) -> Path:
+    """Path of a file whose hash is right, downloaded if need be."""
+    files = pooch.create(path=imagenet_folder(), base_url=IMAGENET_URL, registry=dict(_registry()))
+    path = Path(files.abspath, file_name)
+    exists = path.is_file()
+    if exists and pooch.file_hash(str(path)) == _registry()[file_name]:
+        return path
+    here = "is there, but with a wrong SHA-256" if exists else "is not there"
+    why = why_unreachable(IMAGENET_URL)
+    problem: Exception | None = None
+    if why is None:
+        try:
+            downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
+            return Path(files.fetch(file_name, downloader=downloader))
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
+            problem, why = error, f"{type(error).__name__}: {error}"
+    raise ImagesUnavailableError(
+        f"the ImageNet sample image {file_name!r} is not to be had.\n"
+        f"Sought: {path} ({here}), and {files.get_url(file_name)} ({why}).\n"
+        f"To supply it: connect to the internet once; or set MOXI_LITE_DATA_DIR to a folder whose "
+        f"subfolder {_IMAGENET_FOLDER} holds the files; or use sample_photo('chelsea')."
+    ) from problem
+
+
+def _read(source: str | os.PathLike[str]) -> bytes:
+    if not str(source):
+        raise ValueError("cannot load an image from an empty path.")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected an image file.")
+    if not path.exists():
+        hint = f"The folder {path.parent} does not exist, either."
+        if path.parent.is_dir():
+            names = [entry.name for entry in itertools.islice(path.parent.iterdir(), 10_000)]
+            near = difflib.get_close_matches(path.name, sorted(names), n=3, cutoff=0.6)
+            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = hint or f"Nothing in the folder {path.parent.resolve()} has a similar name."
+        raise FileNotFoundError(f"there is no file {str(path)!r}. {hint}")
+    return path.read_bytes()
+
+
+def _download(url: str) -> bytes:
+    request = urllib.request.Request(url, headers={"User-Agent": "moxi-lite"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            content: bytes = response.read(_MAX_DOWNLOAD_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        raise ImagesUnavailableError(
+            f"{url} answers {error.code} {error.reason}. Check the address; a browser may show a "
+            "page there rather than the image itself."
+        ) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise ImagesUnavailableError(
+            f"{url} cannot be loaded: {getattr(error, 'reason', error)}. Check the address and the "
+            "network, or download the image and pass its path."
+        ) from error
+    if len(content) > _MAX_DOWNLOAD_BYTES:
+        raise ValueError(f"{url} is larger than {_MAX_DOWNLOAD_BYTES // 10**6} MB.")
+    return content

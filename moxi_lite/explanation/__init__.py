@@ -1,0 +1,35 @@
+"""What a search found: the result, its pictures and its sliders."""
+
+from moxi_lite.explanation.heat import ABSENT_GREY, heat_colors, overlay, visible_image
+from moxi_lite.explanation.html import SliderHTML, reveal
+from moxi_lite.explanation.pictures import (
+    METHOD_COLORS,
+    figure1_strip,
+    new_axes,
+    plot_explanation,
+    plot_trace,
+)
+from moxi_lite.explanation.playground import set_sum_dashboard, set_sum_playground
+from moxi_lite.explanation.result import VERBS, Explanation
+from moxi_lite.explanation.templates import fill, json_for_html, rounded
+
+__all__ = [
+    "ABSENT_GREY",
+    "METHOD_COLORS",
+    "VERBS",
+    "Explanation",
+    "SliderHTML",
+    "figure1_strip",
+    "fill",
+    "heat_colors",
+    "json_for_html",
+    "new_axes",
+    "overlay",
+    "plot_explanation",
+    "plot_trace",
+    "reveal",
+    "rounded",
+    "set_sum_dashboard",
+    "set_sum_playground",
+    "visible_image",
+]

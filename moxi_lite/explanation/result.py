@@ -1,0 +1,304 @@
+"""Explanation: the order of patches that a search found, with a value per step."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from moxi_lite.explanation.pictures import plot_explanation
+from moxi_lite.files import write_atomically
+from moxi_lite.games import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VERBS: Mapping[str, str] = MappingProxyType({"insertion": "inserted", "deletion": "removed"})
+"""What is done to patches in each mode."""
+
+_FORMAT = "moxi-lite explanation"
+_VERSION = 1
+_ARRAYS = {"order": np.int64, "values": float, "predictions": np.int64, "confidences": float}
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """An order of players with the reward after each step (Algorithms 1 and 2).
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (k,)
+        Players in the order in which they were inserted or deleted.
+    values : ndarray of float64, shape (k,)
+        Reward after each step.
+    f_empty, f_full : float
+        Rewards of no player and of all players.
+    n_players : int
+        Number of players, n; k is at most n.
+    n_evaluations : int
+        Candidate coalitions evaluated by the search (n(n+1)/2 when k = n); the two rewards
+        ``f_empty`` and ``f_full`` come on top.
+    mode : {"insertion", "deletion"}
+    stop_reason : {"all", "budget", "flip", "callable", "stuck"}
+        Why the search ended.
+    predictions, confidences : ndarray of shape (k,) or None
+        Class predicted after each step and its probability, 0..1; None for games without classes.
+    start_prediction, start_confidence : int and float, or None
+        The same before the first step.
+    target : int or None
+        Class whose reward was played for.
+    grid : tuple of int or None
+        Rows and columns of patches; None for games that are not images.
+    labels : dict of int to str
+        Names of the classes that occur.
+    image : ndarray of uint8, shape (H, W, 3), or None
+        The image as the model sees it.
+    model, masking, reward : str or None
+        Name of the model, what "absent" meant, and which reward was played for.
+    """
+
+    order: np.ndarray
+    values: FloatArray
+    f_empty: float
+    f_full: float
+    n_players: int
+    n_evaluations: int
+    mode: str
+    stop_reason: str
+    predictions: np.ndarray | None = None
+    confidences: FloatArray | None = None
+    start_prediction: int | None = None
+    start_confidence: float | None = None
+    target: int | None = None
+    grid: tuple[int, int] | None = None
+    labels: dict[int, str] = dataclasses.field(default_factory=dict)
+    image: np.ndarray | None = None
+    model: str | None = None
+    masking: str | None = None
+    reward: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of steps, k."""
+        return len(self.order)
+
+    def __repr__(self) -> str:
+        """Summarise in one line."""
+        steps = f"{len(self)} of {self.n_players} players"
+        target = None if self.target is None else self.labels.get(self.target, self.target)
+        return (
+            f"Explanation({self.mode}, {steps}, target={target!r}, "
+            f"stop_reason={self.stop_reason!r})"
+        )
+
+    @property
+    def verb(self) -> str:
+        """What happens to a patch: ``"inserted"`` or ``"removed"``."""
+        return VERBS[self.mode]
+
+    def class_name(self, index: int) -> str:
+        """Name a class that occurs, or number it where the name is unknown.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        str
+        """
+        return self.labels.get(int(index), f"class {int(index)}")
+
+    def patches_to_flip(self) -> int | None:
+        """Count the patches until the prediction turns.
+
+        Returns
+        -------
+        int or None
+            The smallest number of patches, 0 to k, after which an insertion is classified as the
+            target (success) or a deletion no longer is (failure): the point at which the paper's
+            heatmaps stop (Sec. 5.2). None if that never happens or predictions are unknown.
+        """
+        if self.predictions is None or self.target is None:
+            return None
+        start = [] if self.start_prediction is None else [self.start_prediction]
+        on_target = np.array([*start, *self.predictions]) == self.target
+        turned = on_target if self.mode == "insertion" else ~on_target
+        if not turned.any():
+            return None
+        return int(turned.argmax()) + 1 - len(start)
+
+    def summary(self) -> str:
+        """Say in one line what was inserted or removed, and what the model says then.
+
+        Returns
+        -------
+        str
+            Such as ``"5 of 196 patches (2.6 %) inserted; the model then says 'espresso',
+            probability 0.312"``.
+        """
+        k, n = len(self), self.n_players
+        things = "patches" if self.grid is not None else "players"
+        count = f"{k} of {n} {things} ({100 * k / n:.1f} %) {self.verb}"
+        if self.predictions is None:
+            return count
+        flip = self.patches_to_flip()
+        if flip == 0 and self.start_prediction is not None:
+            start = "with none" if self.mode == "insertion" else "with all"
+            said = self.class_name(self.start_prediction)
+            return f"{count}; already {start} of them the model says {said!r}"
+        says = f"{count}; the model then says {self._said(k)}" if k else count
+        if self.target is None or flip == k:
+            return says
+        if flip is None:
+            return f"{says}; the prediction did not turn"
+        return f"{says}; the prediction turned at {flip}, to {self._said(flip)}"
+
+    def _said(self, step: int) -> str:
+        assert self.predictions is not None
+        name = repr(self.class_name(self.predictions[step - 1]))
+        sure = "" if self.confidences is None else f", probability {self.confidences[step - 1]:.3f}"
+        return name + sure
+
+    def heatmap(self) -> FloatArray:
+        """Colour patches by when they were chosen (Sec. 5.2).
+
+        Returns
+        -------
+        ndarray of float64, shape (rows, columns), or (n,) for games without a grid
+            1 for the first patch, falling in equal steps to 1/k for the last; NaN where a patch
+            was not chosen.
+        """
+        heat = np.full(self.n_players, np.nan)
+        heat[self.order] = np.linspace(1, 0, len(self), endpoint=False)
+        return heat if self.grid is None else heat.reshape(self.grid)
+
+    def visible(self, step: int) -> BoolArray:
+        """Return the players present after a number of steps.
+
+        Parameters
+        ----------
+        step : int
+            0 (before the first step) to k.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        IndexError
+            If there are fewer steps than that.
+        """
+        if not 0 <= step <= len(self):
+            raise IndexError(f"step must be 0..{len(self)}, not {step}.")
+        present = np.full(self.n_players, self.mode == "deletion")
+        present[self.order[:step]] = self.mode == "insertion"
+        return present
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the heatmap over the image; see `moxi_lite.plot_explanation`."""
+        return plot_explanation(self, ax=ax)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one JSON file, image included; atomic, so never half a file.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to; the folder must exist.
+
+        Returns
+        -------
+        Path
+            The path written.
+        """
+        path = Path(path).expanduser()
+        record: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            record[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        if self.image is not None:
+            record["image"] = _png_base64(self.image)
+        write_atomically(path, json.dumps(record, allow_nan=False, indent=1).encode())
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is not an explanation of a version that this package knows.
+        """
+        try:
+            record = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not JSON, let alone an Explanation: {error}.") from None
+        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} is not a saved Explanation (no field format={_FORMAT!r}).")
+        if (version := record.pop("version", None)) != _VERSION:
+            raise ValueError(
+                f"{path} has version {version}; this moxi-lite reads version {_VERSION}: update it."
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names != record.keys():
+            differing = ", ".join(sorted(names ^ record.keys()))
+            raise ValueError(f"{path} is damaged: missing or unknown fields {differing}.")
+        try:
+            found = cls(**_decoded(record))
+            problem = found._problem()
+        # of many decoders
+        except (ValueError, TypeError, AttributeError, OSError, OverflowError) as error:
+            raise ValueError(f"{path} is damaged: {error}.") from error
+        if problem:
+            raise ValueError(f"{path} is damaged: {problem}.")
+        return found
+
+    def _problem(self) -> str:
+        """Say what cannot be in an explanation; nothing if all is well."""
+        k, n = len(self.order), self.n_players
+        for name in _ARRAYS:
+            values = getattr(self, name)
+            if values is not None and values.shape != (k,):
+                return f"{name} has shape {values.shape} for {k} steps"
+        players = np.unique(self.order)
+        if len(players) != k or not np.all((0 <= players) & (players < n)):
+            return f"its order is not one of different players out of {n}"
+        if self.grid is not None and math.prod(self.grid) != n:
+            return f"a grid {self.grid} does not have {n} patches"
+        return "" if self.mode in VERBS else f"its mode is {self.mode!r}"
+
+
+def _decoded(record: dict[str, Any]) -> dict[str, Any]:
+    """Turn what JSON can hold into the fields of an explanation."""
+    fields = dict(record)
+    for name, dtype in _ARRAYS.items():
+        if fields[name] is not None:
+            given = np.array(fields[name])
+            if given.size and not np.can_cast(given.dtype, dtype, "same_kind"):
+                raise ValueError(f"{name} holds {given.dtype} numbers, expected {dtype.__name__}")
+            fields[name] = given.astype(dtype)
+    if fields["image"] is not None:
+        with Image.open(io.BytesIO(base64.b64decode(fields["image"]))) as image:
+            fields["image"] = np.asarray(image.convert("RGB"))
+    fields["labels"] = {int(index): name for index, name in fields["labels"].items()}
+    fields["grid"] = None if fields["grid"] is None else tuple(fields["grid"])
+    return fields
+
+
+def _png_base64(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

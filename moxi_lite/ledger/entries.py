@@ -1,0 +1,332 @@
+"""The paper's claims beside our values.
+
+Every number that the paper also reports goes through :func:`record` once, where it is computed.
+``record`` stops the notebook when the value leaves the range that `claims.json` expects, unless its
+confidence interval leaves the claim undecided, and otherwise leaves one small JSON file behind.
+:func:`table` later joins those files with the full list of claims, so that a claim nobody checked
+is as visible as one that was reproduced.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from moxi_lite.curves import Estimate
+from moxi_lite.errors import unknown_name
+from moxi_lite.files import write_atomically
+from moxi_lite.ledger.claims import (
+    Claim,
+    Entry,
+    LedgerError,
+    Row,
+    ends_of,
+    load_claims,
+    written_number,
+    written_remarks,
+    written_row,
+    written_value,
+)
+
+LEDGER_DIR_VARIABLE = "MOXI_LITE_LEDGER_DIR"
+_ROUNDING = 1e-9  # of a value against the ends of its interval
+STATUSES = ("reproduced", "scaled down", "differs", "undecided", "corrected", "not attempted")
+
+
+CLAIMS: Mapping[str, Claim] = load_claims()
+
+
+def record(
+    claim_id: str,
+    value: float,
+    *,
+    n: int | None = None,
+    interval: tuple[float, float] | None = None,
+    note: str = "",
+    scaled: bool = False,
+) -> Entry:
+    """Check a value against the paper's claim, print one line, and store it for the book.
+
+    Parameters
+    ----------
+    claim_id : str
+        One of the keys of ``CLAIMS``.
+    value : float
+        Our value, in the claim's unit (per cent, not fractions, where the unit is ``%``).
+    n : int, optional
+        Number of images or games behind the value; required where the paper gives its own.
+    interval : tuple of (float, float), optional
+        Confidence interval that holds the value, in the same unit.
+    note : str, optional
+        One sentence for the ledger's page: weights, data, what differs from the paper.
+    scaled : bool, optional
+        Say so when the setting is smaller than the paper's in another way than `n` shows.
+
+    Returns
+    -------
+    Entry
+        What was recorded. It is also written to ``<claim_id>.json`` in the folder named by the
+        environment variable ``MOXI_LITE_LEDGER_DIR``, if that is set.
+
+    Raises
+    ------
+    LedgerError
+        If the value leaves the claim's tolerance, and no interval leaves the claim undecided (see
+        `table`). Nothing is written then.
+    ValueError
+        If the claim is unknown, `n` is missing or not positive, `interval` is not an interval
+        around the value, or the claim has a number but no tolerance yet.
+    """
+    claim = _claim(claim_id)
+    if n is None and claim.n is not None:
+        raise ValueError(
+            f"claim {claim_id!r} is about {claim.n} images in the paper: pass n=, the number of "
+            "images behind your value."
+        )
+    if n is not None and n < 1:
+        raise ValueError(f"n must be at least 1, got {n}.")
+    ends = ends_of(interval)
+    if ends is not None and not -math.inf < ends[0] <= ends[1] < math.inf:
+        raise ValueError(f"interval must be two finite numbers in order, got {interval}.")
+    if ends is not None and not ends[0] - _ROUNDING <= value <= ends[1] + _ROUNDING:
+        raise ValueError(f"interval {interval} does not hold the value {value}: is it in its unit?")
+    entry = Entry(claim_id, float(value), None if n is None else int(n), ends, note, scaled)
+    _check(claim, entry)
+    _write(entry)
+    print(f"Ledger: {claim_id}: {written_row(Row(claim, entry, _status(claim, entry)))}")
+    return entry
+
+
+def record_estimate(
+    claim_id: str,
+    estimate: Estimate,
+    *,
+    n: int,
+    at_least: int = 20,
+    note: str = "",
+    scaled: bool = False,
+) -> Entry | None:
+    """Record a value with its interval, as soon as there are enough images for one.
+
+    Otherwise that is said in a line, and nothing stored.
+
+    Parameters
+    ----------
+    claim_id : str
+        One of the keys of ``CLAIMS``.
+    estimate : Estimate
+        Our value and its interval, in the claim's unit.
+    n : int
+        Number of images or games behind it.
+    at_least : int, optional
+        Number of images from which on a value counts.
+    note, scaled : optional
+        As for `record`.
+
+    Returns
+    -------
+    Entry or None
+        What was recorded.
+
+    Raises
+    ------
+    LedgerError, ValueError
+        As `record` does.
+    """
+    value, low, high = estimate
+    if n < at_least:
+        print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
+        return None
+    if math.isnan(low):
+        print(f"{claim_id}: not entered, as there is no interval")
+        return None
+    return record(claim_id, value, n=n, interval=(low, high), note=note, scaled=scaled)
+
+
+def read_entries(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Entry]:
+    """Read the entries that :func:`record` wrote.
+
+    Parameters
+    ----------
+    folder : path
+        The folder that ``MOXI_LITE_LEDGER_DIR`` named, or a parent of several such folders.
+    recursive : bool, optional
+        Whether to look into subfolders too.
+
+    Returns
+    -------
+    list of Entry
+        Sorted by path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    LedgerError
+        If a file is not an entry.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no ledger folder {root}. Run the notebooks with {LEDGER_DIR_VARIABLE} set to it, "
+            "or create it empty for a table without values."
+        )
+    entries = []
+    for path in sorted(root.glob("**/*.json" if recursive else "*.json")):
+        try:
+            item = json.loads(path.read_text(encoding="utf-8"))
+            entries.append(Entry(**{**item, "interval": ends_of(item["interval"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise LedgerError(
+                f"{path} is not a ledger entry ({error}). Delete it and run its notebook again."
+            ) from error
+    return entries
+
+
+def table(entries: Iterable[Entry]) -> list[Row]:
+    """Join the recorded values with all claims, in the paper's order.
+
+    Where a claim was recorded more than once, the entry in the full setting counts, and among
+    those the one with the larger `n`.
+
+    Parameters
+    ----------
+    entries : iterable of Entry
+        Such as :func:`read_entries` gives.
+
+    Returns
+    -------
+    list of Row
+        One row a claim, with status ``"reproduced"``, ``"scaled down"`` (fewer images or a smaller
+        setting), ``"differs"`` (as we expect it, but not what the paper says), ``"undecided"``
+        (the interval leaves it open: it holds the paper's number, while our value is away from it;
+        or, of a claim without a number, it reaches to both sides of what is claimed),
+        ``"corrected"`` (the printed claim fails) or ``"not attempted"``.
+
+    Raises
+    ------
+    LedgerError
+        If an entry's value leaves its claim's tolerance, and it is not undecided.
+    ValueError
+        If an entry's claim is unknown.
+    """
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        _check(_claim(entry.claim), entry)
+        held = best.get(entry.claim)
+        if held is None or _weight(entry) > _weight(held):
+            best[entry.claim] = entry
+    return [
+        Row(claim, best.get(claim.id), _status(claim, best.get(claim.id)))
+        for claim in CLAIMS.values()
+    ]
+
+
+def markdown_table(rows: Iterable[Row], *, notebooks: str = "../notebooks") -> str:
+    """Write the rows as Markdown: the count of each status, then one table.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+        As :func:`table` gives them.
+    notebooks : str, optional
+        Path from the page to the chapters, for the links of recorded claims.
+
+    Returns
+    -------
+    str
+        Text ending in a newline.
+    """
+    rows = list(rows)
+    counts = Counter(row.status for row in rows)
+    summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+    lines = [
+        f"**{len(rows)} claims: {summary}.**",
+        "",
+        "| Claim | Paper | Ours | Status |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        claim, entry = row.claim, row.entry
+        cells = (
+            f"**{claim.section}.** {claim.statement}",
+            "–" if claim.value is None else written_number(claim.value, claim.unit),
+            "–" if entry is None else written_value(claim, entry),
+            f"**{row.status}.** {written_remarks(row, notebooks)}",
+        )
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _claim(claim_id: str) -> Claim:
+    if claim_id not in CLAIMS:
+        raise unknown_name("claim", claim_id, CLAIMS)
+    return CLAIMS[claim_id]
+
+
+def _check(claim: Claim, entry: Entry) -> None:
+    if not math.isfinite(entry.value):
+        raise LedgerError(f"claim {claim.id!r}: the value is {entry.value}, not a finite number.")
+    if claim.tolerance is None:
+        if claim.value is not None:
+            raise ValueError(
+                f"claim {claim.id!r} has the paper's number {claim.value:g} but no tolerance: set "
+                "one in claims.json before recording a value."
+            )
+        return
+    low, high = claim.tolerance
+    if not low <= entry.value <= high and not _undecided(claim, entry):
+        unit = f" {claim.unit}" if claim.unit else ""
+        raise LedgerError(
+            f"claim {claim.id!r}: the value {entry.value:.10g}{unit} lies outside the expected "
+            f"interval {low:g} to {high:g}. Find out why before changing claims.json."
+        )
+
+
+def _undecided(claim: Claim, entry: Entry) -> bool:
+    """Whether the interval leaves open if the claim holds."""
+    expected = claim.claimed or claim.tolerance
+    if expected is None or entry.interval is None:
+        return False
+    low, high = entry.interval
+    least, most = expected
+    if claim.value is not None:
+        return not least <= entry.value <= most and low <= claim.value <= high
+    return low < least <= high or low <= most < high
+
+
+def _status(claim: Claim, entry: Entry | None) -> str:
+    if entry is None:
+        return "not attempted"
+    if _undecided(claim, entry):
+        return "undecided"
+    if claim.correction is not None:
+        return "corrected"
+    if claim.value is not None and claim.tolerance is not None:
+        low, high = claim.tolerance
+        if not low <= claim.value <= high:
+            return "differs"
+    if claim.claimed is not None and not claim.claimed[0] <= entry.value <= claim.claimed[1]:
+        return "differs"
+    if entry.scaled or (claim.n is not None and entry.n is not None and entry.n < claim.n):
+        return "scaled down"
+    return "reproduced"
+
+
+def _weight(entry: Entry) -> tuple[bool, int]:
+    return (not entry.scaled, entry.n or 0)
+
+
+def _write(entry: Entry) -> None:
+    folder_name = os.environ.get(LEDGER_DIR_VARIABLE)
+    if not folder_name:
+        return
+    folder = Path(folder_name)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(entry), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / f"{entry.claim}.json", text.encode())

@@ -1,0 +1,50 @@
+"""Classifiers: loading, preprocessing, weights."""
+
+from moxi_lite.models.classifier import Classifier, dtype_of
+from moxi_lite.models.load import (
+    available_models,
+    check_device,
+    check_model_name,
+    imagenet_class_names,
+    load_model,
+)
+from moxi_lite.models.set_sum import (
+    SET_SUM_MODELS,
+    WEIGHTS_FOLDER,
+    SetSumResNet,
+    build_set_sum,
+    load_set_sum,
+    save_set_sum,
+    set_sum_vit,
+)
+from moxi_lite.models.weights import (
+    PACKAGED_MODEL,
+    WeightsUnavailableError,
+    cached_weights,
+    file_sha256,
+    state_sha256,
+    why_unreachable,
+)
+
+__all__ = [
+    "PACKAGED_MODEL",
+    "SET_SUM_MODELS",
+    "WEIGHTS_FOLDER",
+    "Classifier",
+    "SetSumResNet",
+    "WeightsUnavailableError",
+    "available_models",
+    "build_set_sum",
+    "cached_weights",
+    "check_device",
+    "check_model_name",
+    "dtype_of",
+    "file_sha256",
+    "imagenet_class_names",
+    "load_model",
+    "load_set_sum",
+    "save_set_sum",
+    "set_sum_vit",
+    "state_sha256",
+    "why_unreachable",
+]

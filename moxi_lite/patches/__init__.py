@@ -1,0 +1,46 @@
+"""The patches of an image as players: rewards, what absent means, dense batches."""
+
+from moxi_lite.patches.masking import (
+    BASELINES,
+    PixelMasking,
+    TokenDeletion,
+    blur_baseline,
+    deletion_problem,
+    make_masking,
+    mean_baseline,
+    noise_baseline,
+    patch_map,
+    zero_baseline,
+)
+from moxi_lite.patches.patch_game import Outcome, PatchGame, checked_grid, outcomes
+from moxi_lite.patches.reward import (
+    REWARDS,
+    get_reward,
+    log_odds,
+    log_probability,
+    logit,
+    probability,
+)
+
+__all__ = [
+    "BASELINES",
+    "REWARDS",
+    "Outcome",
+    "PatchGame",
+    "PixelMasking",
+    "TokenDeletion",
+    "blur_baseline",
+    "checked_grid",
+    "deletion_problem",
+    "get_reward",
+    "log_odds",
+    "log_probability",
+    "logit",
+    "make_masking",
+    "mean_baseline",
+    "noise_baseline",
+    "outcomes",
+    "patch_map",
+    "probability",
+    "zero_baseline",
+]

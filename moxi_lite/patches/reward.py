@@ -1,0 +1,89 @@
+"""Rewards: from a classifier's logits to one number per coalition.
+
+The paper plays its games with the log-odds of one class (Sec. 3).  Probability, log-probability
+and log-odds of one class rise and fall together, so they give the same greedy order; the raw
+logit does not, because it ignores the other classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from moxi_lite.errors import unknown_name
+
+RewardFunction = Callable[[Tensor, int], Tensor]
+
+
+def log_odds(logits: Tensor, target: int) -> Tensor:
+    r"""Log-odds of one class, ``log(p / (1 - p))`` (Sec. 3 of the paper).
+
+    Parameters
+    ----------
+    logits : Tensor, shape (m, C)
+        Raw scores of the classifier, any floating dtype.
+    target : int
+        The class :math:`y`.
+
+    Returns
+    -------
+    Tensor, shape (m,), float32
+        In nats, unbounded.
+
+    Notes
+    -----
+    Computed as :math:`z_y - \log\sum_{c \ne y} e^{z_c}`.  The textbook form ``p / (1 - p)``
+    saturates as soon as ``p`` rounds to 1 and turns different coalitions into ties.
+    """
+    z = logits.float()
+    others = z.clone()
+    others[:, target] = -torch.inf
+    return z[:, target] - torch.logsumexp(others, dim=1)
+
+
+def log_probability(logits: Tensor, target: int) -> Tensor:
+    """Logarithm of the softmax probability of one class; shape (m,), float32, nats, at most 0."""
+    return torch.log_softmax(logits.float(), dim=1)[:, target]
+
+
+def probability(logits: Tensor, target: int) -> Tensor:
+    """Softmax probability of one class; shape (m,), float32, in 0..1."""
+    return torch.softmax(logits.float(), dim=1)[:, target]
+
+
+def logit(logits: Tensor, target: int) -> Tensor:
+    """Raw score of one class; shape (m,), float32.  Its greedy order is not the log-odds' one."""
+    return logits.float()[:, target]
+
+
+REWARDS: dict[str, RewardFunction] = {
+    "log_odds": log_odds,
+    "log_probability": log_probability,
+    "probability": probability,
+    "logit": logit,
+}
+
+
+def get_reward(name: str) -> RewardFunction:
+    """Return the reward function of that name.
+
+    Parameters
+    ----------
+    name : {"log_odds", "log_probability", "probability", "logit"}
+
+    Returns
+    -------
+    callable
+        Maps logits of shape (m, C) and a class to rewards of shape (m,).
+
+    Raises
+    ------
+    ValueError
+        If there is no such reward; the message lists the near matches.
+    """
+    try:
+        return REWARDS[name]
+    except (KeyError, TypeError):
+        raise unknown_name("reward", name, REWARDS) from None

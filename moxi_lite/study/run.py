@@ -1,0 +1,371 @@
+"""Studies: many images, methods and modes, in parallel, resumable, into one tidy table."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from moxi_lite.attribution import attribute
+from moxi_lite.models import Classifier, check_device
+from moxi_lite.study.images import describe_images, listed_images
+from moxi_lite.study.settings import (
+    ModelSource,
+    Samples,
+    Settings,
+    checked_names,
+    load_source,
+    make_settings,
+    rows_per_image,
+)
+from moxi_lite.study.store import StudyFolder, concatenate, provenance_of
+from moxi_lite.study.worker import Job, Outcome, build_game, study_image
+
+_LONGEST_PAUSE = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """What a study found about the images asked for.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row for each image, method, mode and step; see `run_study`.
+    path : Path
+        The Parquet file with all that the folder of the study holds.
+    skipped : dict of str to int
+        Images that the model misclassifies, with the class it predicts.
+    failed : dict of str to str
+        Images that could not be studied, with the reason.
+    provenance : dict
+        What is stored beside the table: settings, environments, seconds, fingerprints.
+    """
+
+    table: pd.DataFrame = field(repr=False)
+    path: Path
+    skipped: dict[str, int]
+    failed: dict[str, str]
+    provenance: dict[str, Any] = field(repr=False)
+
+
+def run_study(
+    images: Iterable[Any],
+    model: ModelSource,
+    methods: Iterable[str],
+    modes: Iterable[str],
+    out: str | os.PathLike[str],
+    executor: Executor | None = None,
+    *,
+    budget: int | Mapping[str, int | None] | None = None,
+    masking: str = "drop",
+    grid: int | tuple[int, int] | None = None,
+    dtype: torch.dtype | str | None = None,
+    n_samples: Samples | None = None,
+    random_state: int = 0,
+    only_correct: bool = True,
+    device: str | None = None,
+    show_progress: bool = False,
+) -> StudyResult:
+    """Draw the curves of many images and methods (Sec. 5.1), and store every step.
+
+    Each image is stored as soon as it is finished. Killed at any moment and called again, the
+    study goes on with the images that are missing; finished ones are neither evaluated again
+    nor repeated in the table. Several processes, also on several machines with a common file
+    system, may run the same study in the same folder: they share the images, and wait for each
+    other at the end. An image that fails, such as a broken file, is reported and does not stop the
+    rest; calling again tries it again.
+
+    Parameters
+    ----------
+    images : iterable of int, path, URL, PIL image, tensor, or pair (image, label)
+        An int is an ImageNet sample with its label (`moxi_lite.imagenet_sample`), for models of
+        1,000 classes; a tensor is preprocessed, (3, H, W). A label is a class by index or name.
+        Without a label the target is the class predicted for the whole image.
+    model : str, Classifier or callable
+        A name for `load_model`; a Classifier, without executor or with a ThreadPoolExecutor
+        (each thread then works on a copy); or, for own models in other processes, a function at
+        the top of an importable module that takes nothing and returns a Classifier. Every
+        process loads the model once.
+    methods : iterable of str
+        Of ``"moxi"`` (greedy search, `explain`, anew for each mode), and all of
+        `moxi_lite.attribution.METHODS`, whose falling scores give one order for both modes
+        (``"moxi-"``: one for each).
+    modes : iterable of {"insertion", "deletion"}
+    out : path-like
+        Folder of the study, made if needed.
+    executor : concurrent.futures.Executor, optional
+        Where to run, one job an image. None means here, one image after the other. See Notes.
+    budget : int, mapping of mode to int or None, optional
+        Greedy steps of ``"moxi"``, 1..n; None means all n. The patches left follow by the
+        rewards of the candidates for the next step, which are evaluated for that, and which
+        settle that one step, too.
+    masking, grid, dtype : optional
+        As for `PatchGame`; masking by name only, the dtype also by name, such as ``"bfloat16"``.
+    n_samples : int, iterable of int, or mapping of method to these, optional
+        How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. Without
+        names it is for the two Shapley methods, which cost about the same for the same number.
+        Rising numbers for one of these, such as ``{"shapley-paper": (50, 200)}``, draw a curve
+        each for the price of the last (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
+    random_state : int
+        Seed, at least 0. What a method draws depends on it, on the image, on the method and its
+        `n_samples`, not on the order of work.
+    only_correct : bool
+        Skip images that the model misclassifies, as the paper does.
+    device : str, optional
+        Where to put a model given by name; by default CUDA if there is one.
+    show_progress : bool
+        Show a progress bar over the images, with the remaining time.
+
+    Returns
+    -------
+    StudyResult
+        Its table has the columns image (name), target, model, method, mode (categories and
+        int16); step, from 0, before the first patch, to n, and patch, the one that the step
+        inserts or deletes, -1 at step 0 (int16); correct (whether the target is predicted);
+        probability and log_odds of the target (float32); exact, False for steps of ``"moxi"``
+        whose patch is only ranked because the budget was spent.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        Before any work, and before anything is written: for arguments out of range, unknown names
+        (near matches are listed), a masking, grid or method that is not defined for the model, or
+        a folder with a study of other settings (the difference is named).
+    FileNotFoundError
+        Before any work, too: for image files that do not exist.
+    OSError
+        If the folder cannot be written to or the disk is too full: as far as possible before any
+        work, and always without half-written files.
+    RuntimeError
+        If a worker process dies.
+
+    Warns
+    -----
+    RuntimeWarning
+        If images have failed.
+
+    Notes
+    -----
+    The folder holds ``settings.json`` (all that determines the results), ``shards/`` (one file a
+    finished image), ``failures/`` (one file a failed image, with its traceback), and in the end
+    ``<model>.parquet``, the table of all images finished in this folder sorted by name, with
+    its provenance as JSON in the schema's metadata, and again in ``<model>.json``. More images
+    can be added by a later call.
+
+    Several processes on one machine need ``spawn``, and few threads each::
+
+        if __name__ == "__main__":  # each process imports the script anew
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(4, spawn, torch.set_num_threads, (1,)) as pool:
+                run_study(range(1000), "vit_tiny_patch16_224", ["moxi"], ["insertion"], "out", pool)
+
+    Dask's executor, ``dask.distributed.Client(...).get_executor()``, does the same on a cluster:
+    with ``LocalCluster(n_workers=4, threads_per_worker=1)`` on one machine, with
+    ``dask_jobqueue.SLURMCluster(cores=4, processes=4, memory="16GB", walltime="08:00:00")`` and
+    its ``scale(jobs=10)`` under SLURM. Workers must see `out` and the images under the same path.
+
+    For several GPUs start the same study once for each, ``device="cuda:0"``, ``device="cuda:1"``,
+    ... in the same folder. A SLURM job array that runs one command in one folder works likewise.
+
+    Examples
+    --------
+    >>> result = run_study(range(0, 1000, 50), "vit_tiny_patch16_224",  # doctest: +SKIP
+    ...                    ["moxi", "gradcam", "random"], ["insertion"], "out", budget=40)
+    >>> result.table.pivot_table(index="step", columns="method", values="correct").plot()
+    ... # doctest: +SKIP
+    """
+    methods, modes = checked_names(methods, modes, masking)
+    images = listed_images(images)  # before the model is loaded
+    source, classifier = _model_for(model, executor, device)
+    settings = make_settings(
+        classifier,
+        methods,
+        modes,
+        budget=budget,
+        masking=masking,
+        grid=grid,
+        dtype=dtype,
+        n_samples=n_samples,
+        random_state=random_state,
+        only_correct=only_correct,
+    )
+    described = describe_images(images, classifier)
+
+    folder = StudyFolder(Path(out).expanduser().absolute())
+    folder.check_settings(asdict(settings))
+    finished = set(folder.finished())
+    pending = [image for image in described if image.name not in finished]
+    if pending:
+        folder.check_space(len(pending) * rows_per_image(settings))
+        _rehearse(classifier, settings)
+    # only now: a folder that took settings which cannot work would refuse the corrected ones
+    folder.prepare()
+    folder.adopt_settings(asdict(settings))
+    folder.forget_failures(described)
+    copies = isinstance(executor, ThreadPoolExecutor)
+    jobs = [Job(image, settings, source, copies, device, folder.root, "") for image in pending]
+    with tqdm(
+        total=len(described),
+        initial=len(described) - len(jobs),
+        desc=settings.model,
+        unit="image",
+        smoothing=0,
+        disable=not show_progress,
+    ) as bar:
+        failed = _work_through(jobs, executor, bar)
+    if failed:
+        name, reason = next(iter(failed.items()))
+        warnings.warn(
+            f"{len(failed)} of {len(described)} images failed, such as {name}: {reason}. See "
+            f"{folder.root / 'failures'}; the same call tries them again.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return _collect(folder, settings, [image.name for image in described], failed)
+
+
+def _model_for(
+    model: ModelSource, executor: Executor | None, device: str | None
+) -> tuple[ModelSource, Classifier]:
+    """Return what jobs carry, and the model itself."""
+    if device is not None and not isinstance(model, str):
+        raise ValueError("device is for models given by name; load your own to where it should be.")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor or None, not {executor!r}: for "
+            "processes see the notes of run_study."
+        )
+    if executor is None or isinstance(executor, ThreadPoolExecutor):
+        classifier = load_source(model, device)
+        return classifier, classifier
+    if isinstance(model, Classifier | torch.nn.Module):
+        raise TypeError(
+            f"{type(executor).__name__} runs jobs in other processes, which load the model "
+            "themselves: pass its name, or a function that returns it as a Classifier, not the "
+            f"{type(model).__name__} itself."
+        )
+    context = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context is not None:
+        if context.get_start_method() == "fork":
+            raise ValueError(
+                "the executor forks its processes, and torch hangs in forked ones: make it with "
+                'ProcessPoolExecutor(n, multiprocessing.get_context("spawn")).'
+            )
+    try:
+        pickle.dumps(model)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"the function that loads the model cannot be sent to other processes ({error}): "
+            "define it at the top of a module that they can import."
+        ) from None
+    if device is not None and isinstance(executor, ProcessPoolExecutor):  # on this machine
+        check_device(device)
+    # Only to look at: the device is left to those that work.
+    return model, load_source(model, "cpu" if isinstance(model, str) else None)
+
+
+def _rehearse(model: Classifier, settings: Settings) -> None:
+    """Raise what masking, grid, or a method that looks into the model has against the model."""
+    noise = torch.rand(3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    game = build_game(model, noise, None, settings)
+    refused: list[str] = []
+    reasons = []
+    for look in ("gradcam", "rollout"):
+        asked = [method for method in settings.methods if method.startswith(look)]
+        try:
+            if asked:
+                attribute(game, look)
+        except ValueError as error:
+            # What follows the first sentence names options that a study cannot take.
+            reasons.append(str(error).partition(". ")[0].rstrip("."))
+            refused += asked
+    if refused:
+        left = [method for method in settings.methods if method not in refused]
+        raise ValueError(
+            f"{'; '.join(reasons)}. Leave {', '.join(map(repr, refused))} out of methods= "
+            f"(--methods), {'which leaves ' + ','.join(left) if left else 'and choose others'}."
+        )
+
+
+def _work_through(jobs: list[Job], executor: Executor | None, bar: tqdm) -> dict[str, str]:
+    """Run jobs until each is finished, by whomever, or has failed; returns the failures."""
+    failed: dict[str, str] = {}
+    pause = 0.1
+    while True:
+        busy: set[str] = set()
+        tickets = [replace(job, ticket=uuid.uuid4().hex) for job in jobs]
+        for outcome in _outcomes(tickets, executor):
+            if outcome.status == "busy":
+                busy.add(outcome.image)
+                continue
+            if outcome.status == "failed":
+                failed[outcome.image] = outcome.reason
+                bar.set_postfix(failed=len(failed))
+            bar.update()
+        jobs = [job for job in jobs if job.image.name in busy]
+        if not jobs:
+            return failed
+        bar.set_postfix_str(f"waiting for {len(jobs)} that other processes work on")
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _outcomes(jobs: list[Job], executor: Executor | None) -> Iterator[Outcome]:
+    if executor is None:
+        yield from map(study_image, jobs)
+        return
+    futures: list[Future[Outcome]] = []
+    try:
+        futures += (executor.submit(study_image, job) for job in jobs)
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            "a worker process died: for want of memory, because it cannot import what it was "
+            'sent, or because a script starts it without an if __name__ == "__main__": guard. '
+            "Finished images are kept: run the same study again, if need be with fewer processes."
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _collect(
+    folder: StudyFolder, settings: Settings, wanted: list[str], failed: dict[str, str]
+) -> StudyResult:
+    with folder.lock():  # so that of two processes the later one writes all that both have seen
+        shards = {name: folder.read_shard(name) for name in folder.finished()}
+        provenance = provenance_of(asdict(settings), list(shards.values()), folder.failures())
+        whole = concatenate([shard.table for shard in shards.values()])
+        path = folder.write_table(settings.model, whole, provenance)
+    asked = [shards[name] for name in wanted if name in shards]
+    return StudyResult(
+        table=concatenate([shard.table for shard in asked]).to_pandas(),
+        path=path,
+        skipped={
+            shard.facts["image"]: shard.facts["predicted"]
+            for shard in asked
+            if shard.facts["status"] == "misclassified"
+        },
+        failed=failed,
+        provenance=provenance,
+    )

@@ -1,0 +1,215 @@
+"""What a study is asked for: its arguments, checked and in the form in which they are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+import moxi_lite
+from moxi_lite.attribution import METHODS as SCORE_METHODS
+from moxi_lite.attribution import SAMPLING_METHODS, SHAPLEY_SAMPLERS
+from moxi_lite.errors import index_of, unknown_name, whole_number
+from moxi_lite.games import rising_numbers
+from moxi_lite.models import Classifier, load_model
+from moxi_lite.patches import BASELINES, checked_grid
+from moxi_lite.search import MODES
+
+Samples = int | Iterable[int] | Mapping[str, int | Iterable[int]]
+ModelSource = str | Classifier | Callable[[], Classifier]
+
+METHODS = ("moxi", *SCORE_METHODS)
+_MASKINGS = ("drop", *BASELINES)
+_DTYPES = ("float32", "mixed", "bfloat16", "float16", "float64")
+_MOST_PATCHES = 2**15 - 1  # steps are stored as int16
+_MOST_CURVES = 2**7  # their names are stored as categories, with int8 codes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the images that determines the table; see `run_study`."""
+
+    model: str
+    weights_sha256: str
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    methods: tuple[str, ...]
+    modes: tuple[str, ...]
+    budget: dict[str, int | None]
+    masking: str
+    grid: tuple[int, int]
+    dtype: str
+    n_samples: dict[str, int | tuple[int, ...]]
+    random_state: int
+    only_correct: bool
+    version: str
+
+    def curve_names(self, method: str) -> tuple[str, ...]:
+        """Names in the table of the curves that a method draws in a mode: most draw one."""
+        return tuple(samples_by_curve(method, self.n_samples.get(method)))
+
+
+def samples_by_curve(method: str, n_samples: int | tuple[int, ...] | None) -> dict[str, int | None]:
+    """Name the curves that a method draws: one, or one for each of several numbers of samples."""
+    if isinstance(n_samples, tuple):
+        return {f"{method}-{n}": n for n in n_samples}
+    return {method: n_samples}
+
+
+def checked_names(
+    methods: Iterable[str], modes: Iterable[str], masking: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return methods and modes; unknown names are refused before a model is loaded."""
+    checked = _names("method", methods, METHODS), _names("mode", modes, MODES)
+    if masking not in _MASKINGS:
+        raise unknown_name("masking", masking, _MASKINGS)
+    return checked
+
+
+def make_settings(
+    model: Classifier,
+    methods: Iterable[str],
+    modes: Iterable[str],
+    *,
+    budget: int | Mapping[str, int | None] | None,
+    masking: str,
+    grid: int | tuple[int, int] | None,
+    dtype: torch.dtype | str | None,
+    n_samples: Samples | None,
+    random_state: int,
+    only_correct: bool,
+) -> Settings:
+    """Check the arguments of `run_study`; raises ValueError and TypeError as it says."""
+    known_methods, known_modes = checked_names(methods, modes, masking)
+    rows, columns = checked_grid(model.grid if grid is None else grid)
+    n = rows * columns
+    if n > _MOST_PATCHES:
+        raise ValueError(
+            f"grid {(rows, columns)} has {n} patches, expected {_MOST_PATCHES} at most."
+        )
+    settings = Settings(
+        model=model.name,
+        weights_sha256=model.weights_sha256,
+        input_size=model.input_size,
+        mean=model.mean,
+        std=model.std,
+        methods=known_methods,
+        modes=known_modes,
+        budget=_budgets(budget, known_modes, n),
+        masking=masking,
+        grid=(rows, columns),
+        dtype=_dtype_name(dtype),
+        n_samples=_samples(n_samples, known_methods),
+        random_state=whole_number("random_state", random_state, 0),
+        only_correct=bool(only_correct),
+        version=moxi_lite.__version__,
+    )
+    n_curves = sum(len(settings.curve_names(method)) for method in known_methods)
+    if n_curves > _MOST_CURVES:
+        raise ValueError(f"{n_curves} curves are asked for, expected {_MOST_CURVES} at most.")
+    return settings
+
+
+def rows_per_image(settings: Settings) -> int:
+    """Count the rows of the table for one image."""
+    steps = math.prod(settings.grid) + 1
+    curves = sum(len(settings.curve_names(method)) for method in settings.methods)
+    return curves * len(settings.modes) * steps
+
+
+def load_source(source: ModelSource, device: str | None) -> Classifier:
+    """Load a model by its name or its function; raises TypeError for anything else."""
+    if isinstance(source, str):
+        return load_model(source, device=device)
+    # A module is callable, too, but not to be called here.
+    if isinstance(source, torch.nn.Module | Classifier) or not callable(source):
+        model = source
+    else:
+        model = source()
+    if not isinstance(model, Classifier):
+        raise TypeError(
+            "model must be a name, a Classifier or a function without arguments that returns a "
+            f"Classifier; got {type(model).__name__}. load_model wraps a torch.nn.Module."
+        )
+    return model
+
+
+def _names(kind: str, given: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names in the order in which they are known, which settings do not depend on."""
+    if isinstance(given, str):
+        raise TypeError(f"{kind}s must be a sequence of names: write [{given!r}].")
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{kind}s must be a sequence of names, such as [{allowed[0]!r}], not {given!r}."
+        )
+    wanted = list(given)
+    for name in wanted:
+        if name not in allowed:
+            raise unknown_name(kind, name, allowed)
+        if wanted.count(name) > 1:
+            raise ValueError(f"{kind} {name!r} is listed twice.")
+    if not wanted:
+        raise ValueError(f"{kind}s is empty: expected one or more of {', '.join(allowed)}.")
+    return tuple(name for name in allowed if name in wanted)
+
+
+def _budgets(
+    budget: int | Mapping[str, int | None] | None, modes: tuple[str, ...], n: int
+) -> dict[str, int | None]:
+    if not isinstance(budget, Mapping):
+        budget = dict.fromkeys(modes, budget)
+    for mode in budget:
+        if mode not in modes:
+            raise unknown_name("mode of budget", mode, modes)
+    steps = {mode: budget.get(mode) for mode in modes}
+    return {
+        mode: None if k is None else whole_number(f"the budget for {mode}", k, 1, n)
+        for mode, k in steps.items()
+    }
+
+
+def _samples(n_samples: Samples | None, methods: Sequence[str]) -> dict[str, int | tuple[int, ...]]:
+    if n_samples is None:
+        return {}
+    drawing = [method for method in SAMPLING_METHODS if method in methods]
+    if not isinstance(n_samples, Mapping):
+        shapley = [method for method in SHAPLEY_SAMPLERS if method in methods]
+        if not shapley:
+            raise ValueError(
+                f"n_samples={n_samples} is for {' and '.join(SHAPLEY_SAMPLERS)}, which are not "
+                'among the methods: leave it out, or name the method, as in {"rise": 1000}.'
+            )
+        draws = _draws(f"n_samples of {shapley[0]}", shapley[0], n_samples)
+        n_samples = dict.fromkeys(shapley, draws)
+    for method in n_samples:
+        if method not in drawing:
+            raise unknown_name("method of n_samples among those that draw", method, drawing)
+    return {
+        method: _draws(f"n_samples of {method}", method, n_samples[method])
+        for method in drawing
+        if method in n_samples
+    }
+
+
+def _draws(name: str, method: str, given: int | Iterable[int]) -> int | tuple[int, ...]:
+    if method == "rise":
+        number = whole_number(name, given, 2)
+        if number % 2:
+            raise ValueError(f"{name} must be even, not {number}: masks come in pairs.")
+        return number
+    try:
+        index_of(given)
+    except TypeError:
+        if isinstance(given, Iterable):
+            return tuple(rising_numbers(name, given))
+    return whole_number(name, given, 1)
+
+
+def _dtype_name(dtype: torch.dtype | str | None) -> str:
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise unknown_name("dtype", name, _DTYPES)
+    return name

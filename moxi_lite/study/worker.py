@@ -1,0 +1,340 @@
+"""One image of a study, from its pixels to its shard: what executors run.
+
+Everything here travels to other processes and machines: `study_image` is a function at the top
+of a module, and a `Job` holds plain values.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+import moxi_lite
+from moxi_lite.attribution import attribute, order_of, shapley_scores
+from moxi_lite.curves import Curve, complete_order, curves_of
+from moxi_lite.games import BoolArray, FloatArray
+from moxi_lite.models import Classifier
+from moxi_lite.patches import PatchGame
+from moxi_lite.search import explain
+from moxi_lite.study.images import StudyImage, open_image
+from moxi_lite.study.settings import ModelSource, Settings, load_source
+from moxi_lite.study.store import SCHEMA, Shard, StudyFolder, now
+
+_PACKAGES = ("numpy", "torch", "timm", "pyarrow", "grad-cam")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One image to be studied.
+
+    Attributes
+    ----------
+    image : StudyImage
+    settings : Settings
+    model : str, Classifier or callable
+        Name, or function that loads the model: loaded once a thread. A Classifier is used as it
+        is, or copied first.
+    copy_model : bool
+        Whether to copy it, because other threads use it at the same time.
+    device : str or None
+        Where to load a model given by name.
+    root : Path
+        Folder of the study.
+    ticket : str
+        Makes no two jobs equal: Dask would answer a repeated job from memory.
+    """
+
+    image: StudyImage
+    settings: Settings
+    model: ModelSource = field(repr=False)
+    copy_model: bool
+    device: str | None
+    root: Path
+    ticket: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes
+    ----------
+    image : str
+        Name of the image.
+    status : {"finished", "busy", "failed"}
+        Busy: another process is working on it.
+    reason : str
+        Why it failed.
+    """
+
+    image: str
+    status: str
+    reason: str = ""
+
+
+def study_image(job: Job) -> Outcome:
+    """Compute and store one image, unless that is done or being done elsewhere.
+
+    Raises
+    ------
+    StudyFolderError
+        If the shard cannot be written. All other errors concern the image: they are stored.
+    """
+    folder, name = StudyFolder(job.root), job.image.name
+    with folder.claim(name) as mine:
+        if folder.is_finished(name):
+            return Outcome(name, "finished")
+        if not mine:
+            return Outcome(name, "busy")
+        try:
+            shard = _evaluate(job)
+        except Exception as error:  # whatever files, models and methods may raise
+            return Outcome(name, "failed", folder.write_failure(job.image, error))
+        folder.write_shard(name, shard)
+    return Outcome(name, "finished")
+
+
+def build_game(model: Classifier, image: Any, label: int | None, settings: Settings) -> PatchGame:
+    """Make the game that a study plays with one image."""
+    return PatchGame(
+        model,
+        image,
+        target=label,
+        masking=settings.masking,
+        grid=settings.grid,
+        dtype="mixed" if settings.dtype == "mixed" else getattr(torch, settings.dtype),
+    )
+
+
+def _evaluate(job: Job) -> Shard:
+    start, settings, image = time.perf_counter(), job.settings, job.image
+    model = _the_model(job)
+    game = build_game(model, open_image(image), image.label, settings)
+    skipped = settings.only_correct and game.predicted != game.target
+    tables = [] if skipped else _tables(game, image.name, settings)
+    facts = {
+        "image": image.name,
+        "origin": image.origin,
+        "sha256": image.sha256,
+        "label": image.label,
+        "predicted": game.predicted,
+        "status": "misclassified" if skipped else "studied",
+        "n_evaluations": game.n_evaluations,
+        "seconds": round(time.perf_counter() - start, 3),
+        "finished": now(),
+        "environment": environment(str(model.device)),
+    }
+    return Shard(pa.concat_tables([SCHEMA.empty_table(), *tables]), facts)
+
+
+def _tables(game: PatchGame, name: str, settings: Settings) -> list[pa.Table]:
+    scores = {  # the same for both modes
+        method: _scores(game, method, "insertion", name, settings)
+        for method in settings.methods
+        if method not in ("moxi", "moxi-")
+    }
+    curve_names = tuple(chain.from_iterable(map(settings.curve_names, settings.methods)))
+    tables = []
+    for mode in settings.modes:
+        orders: dict[str, np.ndarray] = {}
+        exact = dict.fromkeys(curve_names, np.ones(game.n_players, dtype=bool))
+        for method in settings.methods:
+            if method == "moxi":
+                orders[method], exact[method] = greedy_order(game, mode, settings.budget[mode])
+            elif method == "moxi-":
+                orders[method] = order_of(_scores(game, method, mode, name, settings)[0])
+            else:
+                names = settings.curve_names(method)
+                orders |= zip(names, map(order_of, scores[method]), strict=True)
+        curves = curves_of(game, orders, mode)
+        tables += [
+            _table(name, settings, curve_names, method, orders[method], exact[method], curve)
+            for method, curve in curves.items()
+        ]
+    return tables
+
+
+def _scores(
+    game: PatchGame, method: str, mode: str, name: str, settings: Settings
+) -> list[FloatArray]:
+    """Score the patches for each of the curves that a method draws."""
+    # Depends on image and method alone, not on who computes what in which order.
+    text = f"{settings.random_state} {name} {method}"
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    n_samples = settings.n_samples.get(method)
+    if isinstance(n_samples, tuple):
+        return shapley_scores(game, method, n_samples, seed)
+    return [attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)]
+
+
+def greedy_order(game: PatchGame, mode: str, budget: int | None) -> tuple[np.ndarray, BoolArray]:
+    """Order all patches: greedily up to a budget, the rest by what they would do next.
+
+    The candidates of the step after the budget are evaluated once more, and follow by their
+    rewards: the highest first for insertion, the lowest first for deletion.
+
+    Parameters
+    ----------
+    game : PatchGame
+    mode : {"insertion", "deletion"}
+    budget : int or None
+        Greedy steps; None means all.
+
+    Returns
+    -------
+    order : ndarray of int64, shape (n,)
+    exact : ndarray of bool, shape (n,)
+        True for patches that the greedy search itself chose, and for one left over alone.
+    """
+    ex = explain(game, mode, budget=budget)
+    scores = np.zeros(game.n_players)
+    rest = np.setdiff1d(np.arange(game.n_players), ex.order)
+    if len(rest) > 1:
+        candidates = np.repeat(ex.visible(len(ex))[None], len(rest), axis=0)
+        candidates[np.arange(len(rest)), rest] = mode == "insertion"
+        rewards = game(candidates)
+        scores[rest] = rewards if mode == "insertion" else -rewards
+    return complete_order(ex.order, scores)
+
+
+def _table(
+    name: str,
+    settings: Settings,
+    methods: tuple[str, ...],
+    method: str,
+    order: np.ndarray,
+    exact: BoolArray,
+    curve: Curve,
+) -> pa.Table:
+    rows = len(order) + 1
+
+    def same(column: str, values: tuple[str, ...], value: str) -> pa.Array:
+        kind = SCHEMA.field(column).type.index_type
+        indices = pa.array(np.full(rows, values.index(value)), type=kind)
+        return pa.DictionaryArray.from_arrays(indices, pa.array(values))
+
+    columns = {
+        "image": same("image", (name,), name),
+        "target": np.full(rows, curve.target),
+        "model": same("model", (settings.model,), settings.model),
+        "method": same("method", methods, method),
+        "mode": same("mode", settings.modes, curve.mode),
+        "step": np.arange(rows),
+        "patch": np.concatenate([[-1], order]),
+        "correct": curve.correct,
+        "probability": curve.probability.astype(np.float32),
+        "log_odds": curve.log_odds.astype(np.float32),
+        "exact": np.concatenate([[True], exact]),
+    }
+    arrays = [
+        values if isinstance(values, pa.Array) else pa.array(values, type=SCHEMA.field(key).type)
+        for key, values in columns.items()
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _the_model(job: Job) -> Classifier:
+    if isinstance(job.model, Classifier):
+        if not job.copy_model:
+            return job.model
+        return dataclasses.replace(job.model, module=copy.deepcopy(job.model.module))
+    settings = job.settings
+    same = (settings.weights_sha256, settings.input_size, settings.mean, settings.std)
+    loader = _Loader((settings.model, *same), job.device, threading.get_ident(), job.model)
+    model = _load(loader)
+    if model.weights_sha256 != settings.weights_sha256:
+        raise RuntimeError(
+            f"{model.name} has other weights here, on {socket.gethostname()}, than where the study "
+            f"was started ({model.weights_sha256} instead of {settings.weights_sha256}): use "
+            "the same version of timm and the same weights everywhere."
+        )
+    return model
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """What to load, and for whom; the source is left out of comparisons.
+
+    A function that was sent from a notebook is a new object with every job.
+    """
+
+    key: tuple[Any, ...]
+    device: str | None
+    thread: int
+    source: ModelSource = field(compare=False)
+
+
+@functools.cache
+def _load(loader: _Loader) -> Classifier:
+    """Load a model once for each thread: Grad-CAM and rollout hook into it while they run."""
+    return load_source(loader.source, loader.device)
+
+
+@functools.cache
+def environment(device: str) -> dict[str, Any]:
+    """Hardware and software that a shard was computed with."""
+    on_gpu = device.startswith("cuda")
+    return {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else device,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "moxi-lite": moxi_lite.__version__,
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of this package if it runs from its repository; "-dirty" if files are changed."""
+    here = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ("git", "-C", here, *arguments), capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,603 @@
+"""Attribution against small independent implementations; what it leaves behind; bad input."""
+
+import copy
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from moxi_lite.attribution import METHODS, attention_weights, attribute, order_of, rollout
+from moxi_lite.curves import deletion_curve, insertion_curve
+from moxi_lite.data import imagenet_sample
+from moxi_lite.games import (
+    CountingGame,
+    SetSumGame,
+    as_game,
+    full_context_shapley,
+    self_context_shapley,
+)
+from moxi_lite.models import load_model
+from moxi_lite.patches import PatchGame
+
+GRADCAMS = [method for method in METHODS if method.startswith("gradcam")]
+
+
+def needs_gradcam():
+    pytest.importorskip("pytorch_grad_cam", reason="pytorch-grad-cam is not installed")
+
+
+def seeded(make):
+    """A module with random weights of a size that makes every parameter matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = make()
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.3)
+            else:
+                nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
+    return load_model(module, input_size=32, device="cpu")
+
+
+def small_vit(kind=VisionTransformer, **options):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
+    return seeded(lambda: kind(**sizes, num_classes=5, **options))
+
+
+@pytest.fixture(scope="module")
+def relu_cnn():
+    """A CNN whose activations work in place: each overwrites what the layer before it gave."""
+
+    def make():
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(4),
+            nn.Conv2d(8, 6, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 5),
+        )
+
+    return replace(seeded(make), grid=(8, 8))
+
+
+@pytest.fixture
+def pixels():
+    return torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def gradcam_by_hand(activations, gradients):
+    """Grad-CAM from (cells, channels), straight from its definition."""
+    weights = gradients.mean(dim=0)
+    return (activations * weights).sum(dim=1).clamp(min=0).numpy()
+
+
+def gradcam_plus_plus_by_hand(activations, gradients):
+    """Grad-CAM++: Eq. 19 of Chattopadhay et al., with the epsilon of pytorch-grad-cam."""
+    cells, channels = activations.shape
+    scores = np.zeros(cells)
+    for channel in range(channels):
+        total, weight = float(activations[:, channel].sum()), 0.0
+        for g in gradients[:, channel].tolist():
+            alpha = g**2 / (2 * g**2 + total * g**3 + 1e-6) if g else 0.0
+            weight += alpha * max(g, 0)
+        scores += weight * activations[:, channel].numpy()
+    return scores.clip(min=0)
+
+
+BY_HAND = {"gradcam": gradcam_by_hand, "gradcam++": gradcam_plus_plus_by_hand}
+
+
+def vit_layer(module, pixels, target):
+    """Patch tokens after the last norm1 and the gradients of the logit, (cells, channels)."""
+    tokens = module._pos_embed(module.patch_embed(pixels[None]))
+    for block in module.blocks[:-1]:
+        tokens = block(tokens)
+    last = module.blocks[-1]
+    normed = last.norm1(tokens).detach().requires_grad_()
+    x = tokens + last.attn(normed)
+    x = x + last.mlp(last.norm2(x))
+    logit = module.forward_head(module.norm(x))[0, target]
+    (gradient,) = torch.autograd.grad(logit, normed)
+    prefix = module.num_prefix_tokens
+    return normed.detach()[0, prefix:], gradient[0, prefix:]
+
+
+def cnn_layer(module, pixels, target, number):
+    """Output of layer `number` of a Sequential and the gradients, (cells, channels)."""
+    output = module[: number + 1](pixels[None]).detach().clone().requires_grad_()
+    logit = module[number + 1 :](output.clone())[0, target]
+    (gradient,) = torch.autograd.grad(logit, output)
+    return output.detach()[0].flatten(1).T, gradient[0].flatten(1).T
+
+
+@pytest.mark.parametrize("method", BY_HAND)
+@pytest.mark.parametrize("target", [0, 3])
+def test_gradcam_on_a_vit(tiny_vit, pixels, method, target):
+    needs_gradcam()
+    scores = attribute(PatchGame(tiny_vit, pixels, target=target), method)
+    expected = BY_HAND[method](*vit_layer(tiny_vit.module, pixels, target))
+    assert expected.max() > 0
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"reg_tokens": 3}, {"kind": VisionTransformerDistilled}])
+def test_gradcam_drops_register_and_distillation_tokens(pixels, options):
+    needs_gradcam()
+    model = small_vit(**options)
+    scores = attribute(PatchGame(model, pixels, target=1), "gradcam")
+    expected = gradcam_by_hand(*vit_layer(model.module, pixels, 1))
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", BY_HAND)
+@pytest.mark.parametrize(("layer", "number"), [(None, 4), ("3", 3), ("4", 4)])
+def test_gradcam_on_a_cnn(relu_cnn, pixels, method, layer, number):
+    needs_gradcam()
+    game = PatchGame(relu_cnn, pixels, target=2, masking="mean")
+    scores = attribute(game, method, target_layer=layer)
+    expected = BY_HAND[method](*cnn_layer(relu_cnn.module, pixels, 2, number))
+    assert expected.max() > 0
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradcam_of_linear_colours(tiny_cnn):
+    # The map of class "red" is 10 * red, its weight 1 / 1024 at every pixel.
+    needs_gradcam()
+    red = torch.linspace(-1, 1, 32).expand(32, 32)
+    image = torch.stack([red, torch.ones(32, 32), -torch.ones(32, 32)])
+    scores = attribute(PatchGame(tiny_cnn, image, target="red", masking="zero"), "gradcam")
+    columns = (10 * red.clamp(min=0) / 1024).reshape(4, 8, 4, 8).mean(dim=(1, 3))
+    np.testing.assert_allclose(scores, columns.ravel(), atol=1e-8)
+
+
+def test_layer_by_module_and_own_reshape(tiny_vit, pixels):
+    needs_gradcam()
+    game = PatchGame(tiny_vit, pixels, target=0)
+    layer = tiny_vit.module.blocks[1].norm1
+
+    def reshape(tokens):
+        return tokens[:, 1:].transpose(1, 2).reshape(1, 16, 4, 4)
+
+    expected = attribute(game, "gradcam")
+    for options in ({"target_layer": layer}, {"target_layer": layer, "reshape": reshape}):
+        np.testing.assert_array_equal(attribute(game, "gradcam", **options), expected)
+    other = attribute(game, "gradcam", target_layer="blocks.0.norm1")
+    assert not np.allclose(other, expected)
+
+
+def test_channels_last_stages_are_found(pixels):
+    needs_gradcam()
+    model = seeded(
+        lambda: SwinTransformer(
+            img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(2, 2),
+            num_classes=3,
+        )
+    )  # fmt: skip
+    game = PatchGame(model, pixels, target=1, masking="mean", grid=(4, 4))
+    module = model.module
+    output = module.forward_features(pixels[None]).requires_grad_()
+    (gradient,) = torch.autograd.grad(module.forward_head(output)[0, 1], output)
+    expected = gradcam_by_hand(output.detach().reshape(16, 16), gradient.reshape(16, 16))
+    np.testing.assert_allclose(attribute(game, "gradcam"), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_eigen_smoothing_has_the_sign_of_the_plain_map(tiny_vit, pixels, monkeypatch):
+    needs_gradcam()
+    import pytorch_grad_cam.base_cam as library
+
+    game = PatchGame(tiny_vit, pixels, target=0)
+    eigen = attribute(game, "gradcam-eigen")
+    assert np.corrcoef(eigen, attribute(game, "gradcam"))[0, 1] > 0
+    assert not np.allclose(eigen, attribute(game, "gradcam"))
+    project = library.get_2d_projection
+    monkeypatch.setattr(library, "get_2d_projection", lambda batch: -project(batch))
+    np.testing.assert_array_equal(attribute(game, "gradcam-eigen"), eigen)
+
+
+@pytest.mark.parametrize("method", BY_HAND)
+def test_augmented_smoothing_is_the_mean_of_six_maps(tiny_vit, pixels, method):
+    needs_gradcam()
+    maps = []
+    for mirrored in (False, True):
+        for contrast in (0.9, 1, 1.1):
+            image = contrast * (pixels.flip(2) if mirrored else pixels)
+            cam = attribute(PatchGame(tiny_vit, image, target=0), method).reshape(4, 4)
+            cam = (cam - cam.min()) / (cam - cam.min()).max()
+            maps.append(cam[:, ::-1] if mirrored else cam)
+    scores = attribute(PatchGame(tiny_vit, pixels, target=0), f"{method}-aug")
+    np.testing.assert_allclose(scores, np.mean(maps, axis=0).ravel(), rtol=1e-4, atol=1e-5)
+
+
+def blocks_mean(fine, rows, columns):
+    height, width = fine.shape
+    return fine.reshape(rows, height // rows, columns, width // columns).mean(axis=(1, 3)).ravel()
+
+
+def test_maps_are_averaged_over_the_game_grid(tiny_vit, pixels):
+    needs_gradcam()
+    own = attribute(PatchGame(tiny_vit, pixels, target=0), "gradcam").reshape(4, 4)
+
+    def at(*grid):
+        game = PatchGame(tiny_vit, pixels, target=0, masking="mean", grid=grid)
+        return attribute(game, "gradcam")
+
+    np.testing.assert_allclose(at(2, 4), blocks_mean(own, 2, 4))
+    np.testing.assert_allclose(at(3, 1), blocks_mean(np.repeat(own, 3, axis=0), 3, 1))
+    stack = torch.from_numpy(own)[None, None]
+    fine = nn.functional.interpolate(stack, (32, 32), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(at(8, 4), blocks_mean(fine, 8, 4))
+
+
+@pytest.mark.parametrize("method", [*GRADCAMS, "rollout"])
+def test_the_module_is_left_as_found(tiny_vit, pixels, method):
+    if method in GRADCAMS:
+        needs_gradcam()
+    module = copy.deepcopy(tiny_vit.module)
+    module.blocks[0].mlp.train()
+    module.head.weight.requires_grad_(True)
+    module.head.weight.grad = torch.full_like(module.head.weight, 7.0)
+    game = PatchGame(replace(tiny_vit, module=module), pixels, target=0)
+
+    def state():
+        return (
+            [part.training for part in module.modules()],
+            [(len(part._forward_hooks), len(part._forward_pre_hooks)) for part in module.modules()],
+            [parameter.requires_grad for parameter in module.parameters()],
+            [parameter.grad is None for parameter in module.parameters()],
+        )
+
+    before, weights = state(), copy.deepcopy(module.state_dict())
+    attribute(game, method)
+    with torch.inference_mode():
+        attribute(game, method)
+    if method in GRADCAMS:
+        with pytest.raises(ValueError, match="feature map"):
+            attribute(game, method, target_layer="head")
+    assert state() == before
+    assert bool((module.head.weight.grad == 7).all())
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+    assert not game.pixels.requires_grad and torch.equal(game.pixels, pixels)
+
+
+def rollout_by_hand(module, pixels):
+    """Run a ViT with an explicit softmax; its logits and the product of its attentions."""
+    x = module._pos_embed(module.patch_embed(pixels[None]))[0]
+    product = torch.eye(len(x))
+    for block in module.blocks:
+        attention, inner = block.attn, block.norm1(x)
+        width = attention.qkv.in_features
+        head = width // attention.num_heads
+        mixed, mean = [], torch.zeros(len(x), len(x))
+        q, k, v = attention.qkv(inner).split(width, dim=1)
+        for start in range(0, width, head):
+            part = slice(start, start + head)
+            query, key = attention.q_norm(q[:, part]), attention.k_norm(k[:, part])
+            weights = torch.exp(query @ key.T / head**0.5)
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            mixed.append(weights @ v[:, part])
+            mean += weights / attention.num_heads
+        x = x + attention.proj(torch.cat(mixed, dim=1))
+        x = x + block.mlp(block.norm2(x))
+        step = mean + torch.eye(len(x))
+        product = (step / step.sum(dim=1, keepdim=True)) @ product
+    return module.forward_head(module.norm(x[None])), product.numpy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"qk_norm": True}, {"reg_tokens": 2}, {"kind": VisionTransformerDistilled}],
+    ids=["plain", "qk_norm", "registers", "distilled"],
+)
+def test_rollout_against_a_loop_with_explicit_softmax(pixels, options):
+    model = small_vit(**options)
+    logits, product = rollout_by_hand(model.module, pixels)
+    torch.testing.assert_close(logits, model.module(pixels[None]), rtol=1e-4, atol=1e-4)
+    scores = attribute(PatchGame(model, pixels), "rollout")
+    np.testing.assert_allclose(scores, product[0, model.module.num_prefix_tokens :], rtol=1e-4)
+
+
+def test_rows_of_rollout_sum_to_one(tiny_vit, pixels):
+    weights = attention_weights(tiny_vit.module, pixels[None])
+    assert [tuple(layer.shape) for layer in weights] == [(2, 17, 17)] * 2
+    for layer in weights:
+        torch.testing.assert_close(layer.sum(dim=-1), torch.ones(2, 17))
+    for depth in (1, 2):
+        np.testing.assert_allclose(rollout(weights[:depth]).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("method", ["rollout", "gradcam"])
+def test_a_vit_fed_with_another_size_than_it_was_built_for(method):
+    if method in GRADCAMS:
+        needs_gradcam()
+    module = small_vit(dynamic_img_size=True).module
+    model = load_model(module, input_size=(48, 32))
+    game = PatchGame(model, torch.randn(3, 48, 32, generator=torch.Generator().manual_seed(0)))
+    scores = attribute(game, method)
+    assert (game.grid, scores.shape) == ((6, 4), (24,))
+    assert np.isfinite(scores).all() and scores.std() > 0
+
+
+def test_rollout_of_two_layers_by_hand():
+    first = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    second = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    # (A + I) / 2: [[1/2, 1/2], [1/2, 1/2]]; mean over heads [[1, 0], [1/2, 1/2]]
+    np.testing.assert_allclose(rollout([first, second]), [[0.5, 0.5], [0.5, 0.5]])
+    np.testing.assert_allclose(rollout([second]), [[1, 0], [0.25, 0.75]])
+
+
+def test_rollout_of_an_own_transformer(tiny_vit, pixels):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny_vit.module
+
+        def forward(self, images):
+            return self.inner(images)
+
+    own = load_model(Own(), input_size=32, grid=4, device="cpu")
+    game = PatchGame(own, pixels, masking="mean")
+    with pytest.raises(ValueError, match=r"Own is not a plain.*attention="):
+        attribute(game, "rollout")
+
+    def attention(module, images):
+        return [layer[None] for layer in attention_weights(module.inner, images)]
+
+    expected = attribute(PatchGame(tiny_vit, pixels), "rollout")
+    np.testing.assert_allclose(attribute(game, "rollout", attention=attention), expected)
+    with pytest.raises(ValueError, match=r"17 tokens.*expected 18"):
+        attribute(game, "rollout", attention=attention, n_prefix_tokens=2)
+    for bad, words in (
+        (lambda module, images: [], "got none"),
+        (lambda module, images: [torch.ones(17, 17)], r"shape \(17, 17\)"),
+        (lambda module, images: [torch.full((1, 17, 17), torch.nan)], "layer 0 are negative or"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            attribute(game, "rollout", attention=bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, "no class token"),
+        ({"global_pool": "avg"}, "global_pool='avg'"),
+    ],
+)
+def test_rollout_refuses_models_that_do_not_read_a_class_token(pixels, options, words):
+    game = PatchGame(small_vit(**options), pixels)
+    with pytest.raises(ValueError, match=words):
+        attribute(game, "rollout")
+
+
+def test_rollout_refuses_models_without_attention(tiny_cnn, pixels):
+    with pytest.raises(ValueError, match=r"Sequential is not a plain.*'gradcam'"):
+        attribute(PatchGame(tiny_cnn, pixels, masking="mean"), "rollout")
+
+
+def test_rise_ranks_the_weights_of_a_sum():
+    weights = np.array([0.0, 3.0, -2.0, 1.0, 5.0])
+    game = as_game(lambda coalitions: coalitions @ weights, 5)
+    scores = attribute(game, "rise", random_state=0)
+    assert order_of(scores).tolist() == [4, 1, 3, 0, 2]
+    # Half of all weights is there on average, and the patch's other half on top.
+    np.testing.assert_allclose(scores, (weights.sum() + weights) / 2, atol=0.2)
+
+
+def test_rise_shows_each_patch_in_half_of_the_masks():
+    rows = []
+
+    def remember(coalitions):
+        rows.append(coalitions)
+        return np.full(len(coalitions), 2.0)
+
+    scores = attribute(as_game(remember, 7), "rise", n_samples=50, random_state=1)
+    masks = np.concatenate(rows)
+    assert masks.shape == (50, 7)
+    np.testing.assert_array_equal(masks.sum(axis=0), 25)
+    np.testing.assert_array_equal(scores, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "n_samples", "n_evaluations"),
+    [
+        ("shapley-paper", None, 2 * 200 * 6),
+        ("shapley", None, 2 + 2 * 239 * 5),  # 2392; one more pair would cost 2402
+        ("shapley", 3, 2 + 2 * 3 * 5),
+        ("shapley-paper", 3, 2 * 3 * 6),
+        ("rise", 10, 10),
+        ("rise", None, 4000),
+        ("moxi-", None, 7),
+        ("random", None, 0),
+    ],
+)
+def test_what_the_methods_cost(method, n_samples, n_evaluations):
+    game = CountingGame(SetSumGame([1, 2, 2, 4, 8, 16]))
+    attribute(game, method, n_samples=n_samples, random_state=0)
+    assert game.n_evaluations == n_evaluations
+
+
+def test_shapley_is_close_to_the_exact_values():
+    game = SetSumGame([2, 2, 1])
+    np.testing.assert_allclose(attribute(game, "shapley", random_state=0), [1, 1, 1], atol=0.1)
+
+
+@pytest.mark.parametrize("method", ["shapley", "shapley-paper", "rise"])
+def test_sampling_in_bfloat16_differs_by_less_than_a_seed_does(tiny_vit, pixels, method):
+    def scores(dtype, seed):
+        game = PatchGame(tiny_vit, pixels, target=1, dtype=dtype)
+        found = attribute(game, method, n_samples=20, random_state=seed)
+        return found, game.n_evaluations
+
+    exact, n_exact = scores(None, 0)
+    mixed, n_mixed = scores("mixed", 0)
+    other, _ = scores(None, 1)
+    rounding, sampling = np.abs(mixed - exact).max(), np.abs(other - exact).max()
+    assert n_mixed == n_exact
+    assert 0 < rounding < sampling / 3
+
+
+def test_moxi_without_interactions_follows_the_mode(tiny_vit, pixels):
+    game = PatchGame(tiny_vit, pixels)
+    np.testing.assert_array_equal(attribute(game, "moxi-"), self_context_shapley(game))
+    deletion = attribute(game, "moxi-", mode="deletion")
+    np.testing.assert_array_equal(deletion, full_context_shapley(game))
+    assert order_of(deletion).tolist() != order_of(attribute(game, "moxi-")).tolist()
+
+
+@pytest.mark.parametrize("method", ["random", "rise", "shapley", "shapley-paper"])
+def test_seeds_repeat(method):
+    game = SetSumGame([1, 1, 1, 2])
+    first, again, other = (attribute(game, method, random_state=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_one_number_a_patch(tiny_vit, pixels, method):
+    if method in GRADCAMS:
+        needs_gradcam()
+    n_samples = 2 if method in ("rise", "shapley", "shapley-paper") else None
+    scores = attribute(PatchGame(tiny_vit, pixels), method, n_samples=n_samples)
+    assert scores.shape == (16,) and scores.dtype == np.float64
+    assert sorted(order_of(scores).tolist()) == list(range(16))
+
+
+@given(
+    arrays(np.float64, st.integers(0, 30), elements=st.sampled_from([-np.inf, -1, 0.0, -0.0, 2]))
+)
+def test_order_of_sorts_and_breaks_ties_to_the_lowest_index(scores):
+    order = order_of(scores)
+    assert order.dtype == np.int64
+    assert order.tolist() == sorted(range(len(scores)), key=lambda patch: (-scores[patch], patch))
+
+
+def test_order_of_unsigned_numbers():
+    assert order_of(np.array([1, 0, 3], dtype=np.uint8)).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"), [([1.0, np.nan], "patch 1 is NaN"), (np.zeros((2, 2)), "ravel")]
+)
+def test_order_of_bad_scores(scores, words):
+    with pytest.raises(ValueError, match=words):
+        order_of(scores)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("gradcamm", {}, "Did you mean 'gradcam'"),
+        ("moxi", {}, "explain"),
+        ("random", {"mode": "insert"}, "Did you mean 'insertion'"),
+        ("random", {"n_samples": 5}, "takes no n_samples"),
+        ("rollout", {"target_layer": "head"}, "takes no target_layer"),
+        ("gradcam", {"attention": len}, "takes no attention"),
+        ("rise", {"n_samples": 3}, "even"),
+        ("rise", {"n_samples": 0}, "at least 2"),
+        ("shapley", {"n_samples": 0}, "at least 1"),
+        ("gradcam", {"target_layer": "blocks.1.norm"}, "Did you mean .*'blocks.1.norm1'"),
+        ("gradcam", {"target_layer": nn.Identity()}, "not part of this model"),
+        ("gradcam", {"target_layer": "head"}, r"shape \(1, 5\).*reshape="),
+        ("gradcam", {"target_layer": "blocks.1.attn.proj", "reshape": torch.sum}, "feature map"),
+        ("gradcam", {"target_layer": ""}, "unknown target_layer ''"),
+    ],
+)
+def test_bad_arguments(tiny_vit, pixels, method, options, words):
+    if method in GRADCAMS:
+        needs_gradcam()
+    with pytest.raises(ValueError, match=words):
+        attribute(PatchGame(tiny_vit, pixels), method, **options)
+
+
+def test_a_layer_of_the_wrong_type(tiny_vit, pixels):
+    needs_gradcam()
+    with pytest.raises(TypeError, match="dotted name, not int"):
+        attribute(PatchGame(tiny_vit, pixels), "gradcam", target_layer=3)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "rollout"])
+def test_methods_that_look_inside_need_a_patch_game(method):
+    with pytest.raises(TypeError, match=r"needs a PatchGame, not SetSumGame.*'rise'"):
+        attribute(SetSumGame([1, 2]), method)
+
+
+def test_no_layer_for_gradcam(tiny_vit, pixels):
+    needs_gradcam()
+
+    class Tokens(nn.Module):
+        """Embeds patches by a convolution: its map is no feature map of a CNN."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(3, 4, 8, 8)
+            self.mix = nn.Linear(4, 2)
+            self.unused = nn.Conv2d(3, 4, 1)
+
+        def forward(self, images):
+            return self.mix(self.embed(images).flatten(2).transpose(1, 2)).mean(dim=1)
+
+    game = PatchGame(load_model(Tokens(), input_size=32), pixels, masking="mean")
+    with pytest.raises(
+        ValueError, match=r"no layer for Grad-CAM is found in Tokens.*target_layer="
+    ):
+        attribute(game, "gradcam")
+    assert attribute(game, "gradcam", target_layer="embed").shape == (game.n_players,)
+    with pytest.raises(ValueError, match="not run"):
+        attribute(game, "gradcam", target_layer="unused")
+
+    class Bare(nn.Module):
+        def forward(self, images):
+            return images.mean(dim=(2, 3))
+
+    game = PatchGame(load_model(Bare(), input_size=32), pixels, masking="mean")
+    with pytest.raises(ValueError, match="no parameters"):
+        attribute(game, "gradcam")
+
+
+def test_gradients_that_do_not_arrive(pixels):
+    needs_gradcam()
+
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, images):
+            return self.conv(images).detach().mean(dim=(2, 3))
+
+    game = PatchGame(load_model(Detached(), input_size=32), pixels, masking="mean")
+    with pytest.raises(ValueError, match="no gradient"):
+        attribute(game, "gradcam")
+
+
+def test_without_pytorch_grad_cam_the_error_says_what_to_install(tiny_vit, pixels, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
+    with pytest.raises(ImportError, match="pip install"):
+        attribute(PatchGame(tiny_vit, pixels), "gradcam")
+
+
+@pytest.mark.hub
+@pytest.mark.slow
+def test_rise_beats_random_on_a_photograph():
+    game = PatchGame(load_model("vit_tiny_patch16_224"), imagenet_sample(282).image, grid=(7, 7))
+    rise = order_of(attribute(game, "rise", n_samples=128, random_state=0))
+    random = order_of(attribute(game, "random", random_state=0))
+    assert insertion_curve(game, rise).auc() > insertion_curve(game, random).auc() + 0.05
+    assert deletion_curve(game, rise).auc() < deletion_curve(game, random).auc() - 0.05
+
+
+def test_scores_that_differ_in_the_last_bit_are_ties():
+    assert order_of([0.1 + 0.2, 0.3, 1.0]).tolist() == [2, 0, 1]
+    assert order_of([0.3, 0.1 + 0.2, 1.0]).tolist() == [2, 0, 1]
+    assert order_of([0.0, -np.inf, np.inf]).tolist() == [2, 0, 1]

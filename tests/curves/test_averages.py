@@ -1,0 +1,136 @@
+"""Averages of curves over images: by hand, paired, and their intervals."""
+
+import numpy as np
+import pytest
+
+from moxi_lite.curves import Curve, accuracy_at, average_curves, average_differences
+
+
+def made(probability, mode="insertion", correct=None, target=0):
+    """A curve with given probabilities."""
+    p = np.asarray(probability, dtype=np.float64)
+    fraction = np.linspace(0, 1, len(p))
+    correct = p > 0.5 if correct is None else np.asarray(correct, dtype=bool)
+    return Curve(fraction, correct, p, np.log(p / (1 - p)), mode, target)
+
+
+def test_average_by_hand():
+    curves = [made([0.2, 0.4, 0.9]), made([0.6, 0.2, 0.7]), made([0.1, 0.6, 0.8])]
+    average = average_curves(curves, "probability")
+    np.testing.assert_allclose(average.mean, [0.3, 0.4, 0.8])
+    by_image = average_curves(dict(enumerate(curves)), "probability")
+    np.testing.assert_array_equal(by_image.mean, average.mean)
+    assert average.auc == pytest.approx(np.mean([curve.auc() for curve in curves]))
+    assert (average.n_images, average.metric, average.mode) == (3, "probability", "insertion")
+    np.testing.assert_allclose(average_curves(curves).mean, [1 / 3, 1 / 3, 1])
+    assert (average.lower <= average.mean).all() and (average.mean <= average.upper).all()
+    # The last point has no spread in accuracy: every image is right there.
+    assert average_curves(curves).lower[-1] == average_curves(curves).upper[-1] == 1
+
+
+def test_bootstrap_interval_is_about_two_standard_errors_wide():
+    values = np.random.default_rng(0).normal(0.5, 0.05, size=(200, 1)).repeat(3, axis=1)
+    curves = [made(value) for value in values]
+    average = average_curves(curves, "probability", n_bootstrap=4000)
+    error = values[:, 0].std() / np.sqrt(200)
+    np.testing.assert_allclose(average.upper - average.mean, 1.96 * error, rtol=0.1)
+    np.testing.assert_allclose(average.mean - average.lower, 1.96 * error, rtol=0.1)
+    # All points move together, so the area has the interval of each of them.
+    assert average.auc_upper == pytest.approx(average.upper[0])
+    narrow = average_curves(curves, "probability", n_bootstrap=4000, confidence=0.5)
+    np.testing.assert_allclose(narrow.upper - narrow.mean, 0.674 * error, rtol=0.1)
+
+
+def test_bootstrap_repeats_and_one_image_has_no_interval():
+    curves = [made([0.2, 0.4]), made([0.6, 0.3])]
+    first, again = (average_curves(iter(curves), "probability", random_state=1) for _ in range(2))
+    np.testing.assert_array_equal(first.lower, again.lower)
+    alone = average_curves(curves[:1], "probability")
+    np.testing.assert_array_equal(alone.lower, alone.mean)
+    np.testing.assert_array_equal(alone.upper, alone.mean)
+
+
+def test_values_are_read_off_with_their_interval():
+    curves = [made(np.linspace(0.1, 0.9, 6) ** power) for power in (1, 2, 3)]
+    average = average_curves(curves, "probability")
+    for fraction, step in ((0, 0), (0.29, 1), (0.3, 2), (1, 5)):
+        expected = average.mean[step], average.lower[step], average.upper[step]
+        assert average.at(fraction) == expected
+    assert average.area == (average.auc, average.auc_lower, average.auc_upper)
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        average.at(4)
+
+
+def test_differences_are_taken_within_images():
+    first = {"a": made([0.2, 0.5]), "b": made([0.6, 0.9]), "c": made([0.3, 0.3])}
+    second = {"d": made([0.9, 0.9]), "b": made([0.5, 0.8]), "a": made([0.1, 0.4])}
+    found = average_differences(first, second, "probability")
+    np.testing.assert_allclose(found.mean, [0.1, 0.1])
+    # The images differ by 0.4, the differences not at all.
+    np.testing.assert_allclose(found.upper, found.lower)
+    assert (found.n_images, found.mode, found.metric) == (2, "insertion", "probability")
+    other = {"a": made([0.1, 0.2], "deletion")}  # left out, as only one has it
+    assert average_differences(first, {"b": second["b"]} | {"z": other["a"]}).n_images == 1
+    accuracy = average_differences(
+        {"a": made([0.1, 0.1], correct=[0, 1])}, {"a": made([0.1, 0.1], correct=[1, 1])}
+    )
+    assert accuracy.mean.tolist() == [-1, 0] and accuracy.auc == -0.5
+
+
+def test_differences_need_common_images_of_one_kind():
+    with pytest.raises(ValueError, match="no image in common"):
+        average_differences({"a": made([0.1, 0.9])}, {"b": made([0.1, 0.9])})
+    with pytest.raises(ValueError, match="mix deletion of 1 patches, insertion"):
+        average_differences({"a": made([0.1, 0.9])}, {"a": made([0.1, 0.9], "deletion")})
+
+
+def test_differences_are_of_mappings():
+    with pytest.raises(TypeError, match="two mappings from an image's name to its curve"):
+        average_differences([], [])
+
+
+def test_accuracy_at_the_nearest_count():
+    curves = [
+        made([0.3] * 6, correct=[0, 0, 1, 1, 1, 1]),
+        made([0.3] * 6, correct=[0, 1, 1, 0, 1, 1]),
+    ]
+    fractions = [0, 0.09, 0.1, 0.2, 0.3, 0.6, 1]
+    expected = [0, 0, 0.5, 0.5, 1, 0.5, 1]
+    np.testing.assert_array_equal(accuracy_at(curves, fractions), expected)
+    assert accuracy_at(curves, 0.2) == 0.5
+    # 4 % of the 196 patches of the paper's models
+    step = made([0.3] * 197, correct=np.arange(197) >= 8)
+    assert accuracy_at([step], 0.04) == 1 and accuracy_at([step], 0.038) == 0
+
+
+def test_bad_arguments():
+    curve = made([0.2, 0.4])
+    with pytest.raises(ValueError, match="unknown metric"):
+        average_curves([curve], "accuracy")
+    for average in (average_curves, lambda curves: accuracy_at(curves, 0.5)):
+        with pytest.raises(ValueError, match="got none"):
+            average([])
+        with pytest.raises(ValueError, match="deletion of 1 patches, insertion of 1 patches"):
+            average([curve, made([0.2, 0.4], "deletion")])
+        with pytest.raises(ValueError, match="insertion of 1 patches, insertion of 2 patches"):
+            average([curve, made([0.2, 0.4, 0.4])])
+    with pytest.raises(ValueError, match="n_bootstrap"):
+        average_curves([curve], n_bootstrap=0)
+    with pytest.raises(ValueError, match="confidence"):
+        average_curves([curve], confidence=95)
+    for outside in (4, -0.1, np.nan):
+        with pytest.raises(ValueError, match=r"0\.\.1"):
+            accuracy_at([curve], outside)
+
+
+def test_one_curve_is_no_average():
+    curve = Curve(
+        fraction=np.array([0.0, 1.0]),
+        correct=np.array([False, True]),
+        probability=np.array([0.1, 0.9]),
+        log_odds=np.array([-2.0, 2.0]),
+        mode="insertion",
+        target=0,
+    )
+    with pytest.raises(TypeError, match="pass a list"):
+        average_curves(curve)
