@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moxi_lite.patches import PatchGame
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
-MASKINGS = ("drop", "zero", "mean", "blur", "noise")
+MASKINGS = ("auto", "drop", "zero", "mean", "blur", "noise")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,9 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--budget", type=int, metavar="N", help="most patches to choose (default: all)")
     add(
         "--masking",
+        default="auto",
         metavar="NAME",
-        help=f"what absent means: {', '.join(MASKINGS)} (default: drop where the model allows it, "
-        "otherwise mean)",
+        help=f"what absent means: {', '.join(MASKINGS)} (default: auto, that is drop where the "
+        "model allows it, otherwise mean)",
     )
     add(
         "--grid",
@@ -178,7 +179,7 @@ def _explain(
     target: str | None,
     stop: str,
     budget: int | None,
-    masking: str | None,
+    masking: str,
     grid: tuple[int, int] | None,
     out: Path,
     device: str | None,
@@ -229,7 +230,7 @@ def _check_names(model: str | None, masking: str | None, budget: int | None) -> 
 
     if model is not None:
         check_model_name(model)
-    if masking is not None and masking not in MASKINGS:
+    if masking not in MASKINGS:
         raise unknown_name("masking", masking, MASKINGS)
     if budget is not None and budget < 1:
         raise ValueError(f"--budget must be at least 1 patch, not {budget}.")
@@ -239,13 +240,13 @@ def _load_game(
     photo: str,
     model: str | None,
     target: str | None,
-    masking: str | None,
+    masking: str,
     grid: tuple[int, int] | None,
     device: str | None,
 ) -> PatchGame:
     from moxi_lite.data import load_image
     from moxi_lite.models import load_model
-    from moxi_lite.patches import PatchGame
+    from moxi_lite.patches import PatchGame, deletion_problem
 
     image = load_image(photo)
     # A model asked for by name is that model or nothing; only the default has a fallback.
@@ -254,30 +255,11 @@ def _load_game(
     else:
         classifier = load_model(model, device=device)
     chosen = None if target is None else classifier.class_index(target)
-    if masking is None:
-        masking = _default_masking(classifier, grid)
-    return PatchGame(classifier, image, target=chosen, masking=masking, grid=grid)
-
-
-def _default_masking(classifier: Classifier, grid: tuple[int, int] | None) -> str:
-    """Token deletion where it is defined; otherwise mean pixels, and say so."""
-    from moxi_lite.patches import deletion_problem
-
-    if classifier.drop_as is not None:
-        return "drop"
-    module: Any = classifier.module
-    problem = deletion_problem(module)
-    if problem is None:
-        tokens = module.patch_embed.dynamic_feat_size(classifier.input_size)
-        rows, columns = grid or classifier.grid
-        if tokens[0] % rows or tokens[1] % columns:
-            problem = (
-                f"{rows}x{columns} does not divide the grid of tokens, {tokens[0]}x{tokens[1]}"
-            )
-    if problem is None:
-        return "drop"
-    print(f"masking    mean colour instead of token deletion: {problem}")
-    return "mean"
+    game = PatchGame(classifier, image, target=chosen, masking=masking, grid=grid)
+    if masking == "auto" and game.masking == "mean":
+        problem = deletion_problem(classifier.module, classifier.input_size, game.grid)
+        print(f"masking    mean colour instead of token deletion: {problem}")
+    return game
 
 
 def _describe(photo: str, game: PatchGame) -> None:

@@ -2,6 +2,7 @@
 
 from moxi_lite.patches.masking import (
     BASELINES,
+    MASKINGS,
     PixelMasking,
     TokenDeletion,
     blur_baseline,
@@ -10,6 +11,7 @@ from moxi_lite.patches.masking import (
     mean_baseline,
     noise_baseline,
     patch_map,
+    resolve_masking,
     zero_baseline,
 )
 from moxi_lite.patches.patch_game import Outcome, PatchGame, checked_grid, outcomes
@@ -24,6 +26,7 @@ from moxi_lite.patches.reward import (
 
 __all__ = [
     "BASELINES",
+    "MASKINGS",
     "REWARDS",
     "Outcome",
     "PatchGame",
@@ -42,5 +45,6 @@ __all__ = [
     "outcomes",
     "patch_map",
     "probability",
+    "resolve_masking",
     "zero_baseline",
 ]

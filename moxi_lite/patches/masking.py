@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from moxi_lite.errors import unknown_name
+from moxi_lite.models import Classifier
 from moxi_lite.patches.vit import encode, project
 
 BaselineFunction = Callable[[Tensor], Tensor]
 
 _PLAIN_VIT_MODULES = {"timm.models.vision_transformer", "timm.models.deit"}
-_ALTERNATIVE = 'Use pixel masking instead, for example masking="mean".'
 
 
 class Masking(Protocol):
@@ -54,12 +54,24 @@ class Masking(Protocol):
         ...
 
 
-def deletion_problem(module: nn.Module) -> str | None:
+def deletion_problem(
+    module: nn.Module,
+    size: tuple[int, int] | None = None,
+    grid: tuple[int, int] | None = None,
+) -> str | None:
     """Say why token deletion is not defined for a model, or return None if it is.
 
     Deletion is exact for transformers that add absolute position embeddings to the tokens and
     know nothing else of where a token came from: timm's plain ViT and DeiT, with class, register
     or distillation tokens.
+
+    Parameters
+    ----------
+    module : nn.Module
+    size : tuple of int, optional
+        (H, W) of an image, needed to judge a grid.
+    grid : tuple of int, optional
+        Rows and columns of patches; both must divide the model's own grid of tokens.
     """
     name = type(module).__name__
     if not isinstance(module, VisionTransformer):
@@ -71,7 +83,31 @@ def deletion_problem(module: nn.Module) -> str | None:
         return f"its stem, {stem}, mixes pixels of neighbouring patches into every token"
     if module.attn_pool is not None and not _pools_prefix(module):
         return "it pools patch tokens by attention, which is undefined when none is left"
+    if size is not None and grid is not None:
+        rows, columns = module.patch_embed.dynamic_feat_size(size)
+        if rows % grid[0] or columns % grid[1]:
+            return (
+                f"the grid must divide the model's own {rows}x{columns}, which "
+                f"{grid[0]}x{grid[1]} does not"
+            )
     return None
+
+
+def resolve_masking(
+    model: Classifier, masking: str | Tensor | BaselineFunction, grid: tuple[int, int]
+) -> str | Tensor | BaselineFunction:
+    """Put the masking meant in the place of ``"auto"`` and of ``"drop"``; leave others as they are.
+
+    ``"auto"`` means token deletion where it is defined for model and grid, otherwise ``"mean"``.
+    For a model whose makers say what an absent patch looks like (`Classifier.drop_as`) both names
+    mean that.
+    """
+    if not isinstance(masking, str) or masking not in ("auto", "drop"):
+        return masking
+    if model.drop_as is not None:
+        return model.drop_as
+    possible = masking == "drop" or not deletion_problem(model.module, model.input_size, grid)
+    return "drop" if possible else "mean"
 
 
 def _pools_prefix(module: VisionTransformer) -> bool:
@@ -127,11 +163,12 @@ class TokenDeletion:
     def __init__(
         self, module: nn.Module, image: Tensor, grid: tuple[int, int] | None = None
     ) -> None:
-        problem = deletion_problem(module)
+        size = (image.shape[1], image.shape[2])
+        problem = deletion_problem(module, size, grid)
         if problem is not None or not isinstance(module, VisionTransformer):
             raise ValueError(
                 f'masking="drop" deletes tokens, which is not defined for this model: {problem}. '
-                + _ALTERNATIVE
+                'Use pixel masking instead, for example masking="mean".'
             )
         self._module = module
         with torch.inference_mode():
@@ -139,13 +176,8 @@ class TokenDeletion:
             tokens = torch.cat([tokens, project(module, tokens)], dim=1)
         self._prefix = tokens[: module.num_prefix_tokens]
         self._patches = tokens[module.num_prefix_tokens :]
-        rows, columns = module.patch_embed.dynamic_feat_size(tuple(image.shape[1:]))
+        rows, columns = module.patch_embed.dynamic_feat_size(size)
         grid = (rows, columns) if grid is None else grid
-        if rows % grid[0] or columns % grid[1]:
-            raise ValueError(
-                f'masking="drop" deletes whole tokens, so the grid must divide the model\'s own '
-                f"{rows}x{columns}, which {grid[0]}x{grid[1]} does not. {_ALTERNATIVE}"
-            )
         self._player_of_token = torch.from_numpy(patch_map(rows, columns, grid).ravel()).to(
             image.device
         )
@@ -253,6 +285,8 @@ BASELINES: dict[str, BaselineFunction] = {
     "blur": blur_baseline,
     "noise": noise_baseline,
 }
+
+MASKINGS = ("auto", "drop", *BASELINES)
 
 
 class PixelMasking:
@@ -373,5 +407,5 @@ def make_masking(
     if masking == "drop":
         return TokenDeletion(module, image, grid)
     if masking not in BASELINES:
-        raise unknown_name("masking", masking, ["drop", *BASELINES])
+        raise unknown_name("masking", masking, MASKINGS)
     return PixelMasking(module, image, BASELINES[masking](image), grid)

@@ -15,7 +15,7 @@ from moxi_lite.errors import whole_number
 from moxi_lite.games import BoolArray, FloatArray, as_coalitions
 from moxi_lite.models import Classifier
 from moxi_lite.patches.batches import Batcher
-from moxi_lite.patches.masking import BaselineFunction, Masking, make_masking
+from moxi_lite.patches.masking import BaselineFunction, Masking, make_masking, resolve_masking
 from moxi_lite.patches.reward import get_reward
 
 
@@ -56,10 +56,11 @@ class PatchGame:
         A photograph, or a float tensor that the model's preprocessing has already made.
     target : int or str, optional
         Class whose reward is played for, by index or name.  None means the predicted class.
-    masking : str, Tensor or callable, default "drop"
+    masking : str, Tensor or callable, default "auto"
         What "absent" means: ``"drop"`` deletes the tokens of plain Vision Transformers;
         ``"zero"``, ``"mean"``, ``"blur"``, ``"noise"``, a baseline tensor (3, H, W) or a function
         from the image to such a tensor paint over absent pixels, for every classifier.
+        ``"auto"`` means "drop" where that is defined for model and grid, otherwise "mean".
         A model may say what dropping means for it (`Classifier.drop_as`).
     reward : {"log_odds", "log_probability", "probability", "logit"}
         Reward of the target class.
@@ -83,7 +84,8 @@ class PatchGame:
     target, predicted : int
         Class played for, and class predicted for the whole image.
     masking, reward : str
-        Names of the masking ("custom" for an own baseline) and of the reward.
+        Names of the masking played with ("drop", "mean", ..., "custom" for an own baseline; never
+        "auto") and of the reward.
     display : ndarray of uint8, shape (H, W, 3)
         The preprocessed image, to look at.
     pixels : Tensor, float32, shape (3, H, W)
@@ -114,7 +116,7 @@ class PatchGame:
         model: Classifier,
         image: Image.Image | Tensor,
         target: int | str | None = None,
-        masking: str | Tensor | BaselineFunction = "drop",
+        masking: str | Tensor | BaselineFunction = "auto",
         reward: str = "log_odds",
         grid: int | tuple[int, int] | None = None,
         batch_size: int | None = None,
@@ -132,8 +134,7 @@ class PatchGame:
         pixels = _as_pixels(model, image)
         self.model = model
         self.grid = checked_grid(model.grid if grid is None else grid)
-        if isinstance(masking, str) and masking == "drop" and model.drop_as is not None:
-            masking = model.drop_as
+        masking = resolve_masking(model, masking, self.grid)
         self.masking = masking if isinstance(masking, str) else "custom"
         self.display = model.display(pixels)
         self.pixels = pixels.cpu()

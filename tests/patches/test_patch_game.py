@@ -269,7 +269,7 @@ def test_bad_images(tiny_vit, pixels):
         ({"reward": "logodds"}, ValueError, "Did you mean 'log_odds'"),
         ({"masking": "mean", "grid": (0, 3)}, ValueError, "positive"),
         ({"masking": "mean", "grid": (33, 3)}, ValueError, r"1\.\.32 rows"),
-        ({"grid": (3, 2)}, ValueError, "own 4x4"),
+        ({"grid": (3, 2), "masking": "drop"}, ValueError, "own 4x4"),
         ({"batch_size": 0}, ValueError, "at least 1"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),
         ({"dtype": "bf16"}, TypeError, "torch.dtype"),
@@ -310,7 +310,7 @@ def test_a_grid_is_one_number_or_two(tiny_vit, pixels, grid):
 
 def test_deletion_on_a_cnn_names_the_alternative(tiny_cnn):
     with pytest.raises(ValueError, match='masking="mean"'):
-        PatchGame(tiny_cnn, torch.zeros(3, *tiny_cnn.input_size))
+        PatchGame(tiny_cnn, torch.zeros(3, *tiny_cnn.input_size), masking="drop")
 
 
 def test_a_bare_module_is_refused(tiny_vit, pixels):
@@ -363,3 +363,25 @@ def test_mixed_precision_decides_in_float32(tiny_vit, pixels):
     assert mixed.order.tolist() == exact.order.tolist()
     np.testing.assert_allclose(mixed.values, exact.values, atol=1e-5)
     assert mixed.n_evaluations == exact.n_evaluations
+
+
+def test_auto_masking_deletes_tokens_where_that_is_defined(tiny_vit, tiny_cnn, pixels):
+    everything_but_one = np.arange(16) > 0
+    auto, drop = PatchGame(tiny_vit, pixels), PatchGame(tiny_vit, pixels, masking="drop")
+    assert auto.masking == drop.masking == "drop"
+    assert auto(everything_but_one) == drop(everything_but_one)
+    assert PatchGame(tiny_vit, pixels, grid=(2, 4)).masking == "drop"
+
+    for model, grid in [(tiny_vit, (3, 4)), (tiny_cnn, (4, 4))]:
+        auto, mean = (PatchGame(model, pixels, grid=grid, masking=m) for m in ("auto", "mean"))
+        assert auto.masking == "mean"
+        coalitions = random_coalitions(5, auto.n_players)
+        np.testing.assert_array_equal(auto(coalitions), mean(coalitions))
+        with pytest.raises(ValueError, match="deletes tokens, which is not defined for this model"):
+            PatchGame(model, pixels, grid=grid, masking="drop")
+
+
+def test_what_dropping_means_to_a_model_holds_for_auto_as_well(tiny_cnn, pixels):
+    blanked = replace(tiny_cnn, drop_as="zero")
+    for masking in ("auto", "drop"):
+        assert PatchGame(blanked, pixels, masking=masking).masking == "zero"
