@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -18,15 +17,13 @@ sys.path.insert(0, str(ROOT / "scripts"))
 def write_notebook(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a notebook with a parameters cell and the given code cells."""
 
-    def write(*sources: str, name: str = "tiny", metadata: dict[str, Any] | None = None) -> Path:
-        parameters = nbformat.v4.new_code_cell(
-            'PROFILE = "auto"', metadata={"tags": ["parameters"]}
-        )
-        cells = [nbformat.v4.new_code_cell(code, metadata=metadata or {}) for code in sources]
+    def write(*sources: str, tag: str = "parameters") -> Path:
+        parameters = nbformat.v4.new_code_cell('PROFILE = "auto"', metadata={"tags": [tag]})
+        cells = [nbformat.v4.new_code_cell(code) for code in sources]
         notebook = nbformat.v4.new_notebook(cells=[parameters, *cells])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         notebook.metadata["language_info"] = {"name": "python"}
-        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        path = tmp_path / "notebooks" / "tiny.ipynb"
         path.parent.mkdir(exist_ok=True)
         nbformat.write(notebook, path)
         return path
@@ -38,11 +35,11 @@ def write_notebook(tmp_path: Path) -> Callable[..., Path]:
 def write_page(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes an HTML page around the given body."""
 
-    def write(body: str, name: str = "page.html", head: str = "", lang: str = "en") -> Path:
+    def write(body: str, name: str = "page.html", head: str = "") -> Path:
         path = tmp_path / "html" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            f'<!DOCTYPE html><html lang="{lang}"><head><meta charset="utf-8"><title>t</title>{head}'
+            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>t</title>{head}'
             f"</head><body>{body}</body></html>",
             encoding="utf-8",
         )

@@ -1,106 +1,138 @@
-"""The commands: what the Makefile offers, how it refuses, and which lists have to agree."""
+"""The Makefile: what it offers and refuses, when it installs; lists that have to agree."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-import setup_venv
-import steps
 from _common import ROOT
 
+# Stands for Python: makes a .venv whose python says what it was asked for, and fails on request.
+PYTHON = """#!/bin/sh
+case "$*" in
+  *version_info*) [ -z "$OLD" ]; exit ;;
+  -V) echo Python 3.12.1 ;;
+  "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+  *) echo "$*" >> calls.txt; echo "Downloading torch-2.0.whl (800.1 MB)"; echo "noise"
+     case "$*" in *"$FAIL"*) echo "ERROR: no such version"; exit 1 ;; esac ;;
+esac
+"""
+INSTALL = "-m pip install --no-input -r requirements.txt"
+ITSELF = "-m pip install --no-input -q --no-deps -e ."
+NOTEBOOKS = "-u scripts/run_notebooks.py --profile"
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+def make(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "CI"))}
     return subprocess.run(
-        ["make", *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, check=False
+        ["make", *arguments],
+        cwd=cwd,
+        env={**kept, "FAIL": "nothing", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the Makefile, what it installs from, and a stand-in for Python."""
+    for name in ("Makefile", "requirements.txt", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def notebooks(
+    checkout: Path, *arguments: str, **variables: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run `make notebooks`; what the stand-in was asked for meanwhile, too."""
+    python = f"PYTHON={checkout / 'python'}"
+    done = make("notebooks", python, *arguments, cwd=checkout, **variables)
+    calls = checkout / "calls.txt"
+    asked = calls.read_text().splitlines() if calls.exists() else []
+    calls.unlink(missing_ok=True)
+    return done, asked
 
 
 def test_help_lists_every_target() -> None:
     done = make("help")
-    assert done.returncode == 0
-    for target in ("book", "test", "notebooks", "clean"):
+    for target in ("book", "test", "notebooks", "bench", "study", "freeze", "clean"):
         assert f"  make {target} " in done.stdout
+    assert "SLOW=1" in done.stdout and "PROFILE=ci" in done.stdout
 
 
 @pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])
-def test_a_missing_or_too_old_python_is_named(python: str) -> None:
-    done = make("book", f"PYTHON={python}")
+def test_a_missing_or_too_old_python_is_named(checkout: Path, python: str) -> None:
+    done = make("book", f"PYTHON={python}", cwd=checkout)
     assert done.returncode != 0
     assert "needs Python 3.11 or newer" in done.stdout and python in done.stdout
 
 
-@pytest.mark.parametrize("target", ["book", "test", "notebooks"])
-def test_the_steps_of_a_target_call_scripts_that_exist(target: str) -> None:
-    for step in steps.steps_of(target, "ci"):
-        assert step.command[0] == "-m" or (ROOT / step.command[0]).is_file()
+def test_the_environment_is_made_once_and_again_after_a_change(checkout: Path) -> None:
+    done, asked = notebooks(checkout)
+    assert asked == [f"{INSTALL} -c constraints.txt", ITSELF, f"{NOTEBOOKS} auto"]
+    assert "making it with Python 3.12.1" in done.stdout
+    assert done.stdout.count("Downloading torch") == len(asked)
+    assert done.stdout.count("noise") == len(asked) - 1, "of the long installation only the news"
+    assert notebooks(checkout)[1] == [f"{NOTEBOOKS} auto"]
+    for name in ("requirements.txt", "constraints.txt", "pyproject.toml"):
+        later = (checkout / name).stat().st_mtime + 60
+        os.utime(checkout / name, (later, later))
+        assert len(notebooks(checkout)[1]) == 3
+        os.utime(checkout / name, (0, 0))
+    moved = checkout.rename(checkout.with_name("moved"))
+    assert len(notebooks(moved)[1]) == 3
+    (moved / ".venv" / "old").touch()
+    (moved / "python").write_text(PYTHON.replace('[ -z "$OLD" ]', "echo 3.13; true"))
+    assert len(notebooks(moved)[1]) == 3 and not (moved / ".venv" / "old").exists()
 
 
-def test_slow_tests_are_run_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def words(slow: bool) -> list[str]:
-        return next(s.command for s in steps.steps_of("test", "ci", slow) if "pytest" in s.command)
-
-    assert "not slow" in words(False) and "not slow" not in words(True)
-    assert "SLOW=1" in make("help").stdout
-    for value, wanted in (("1", True), ("0", False), ("", False)):
-        monkeypatch.setenv("SLOW", value)
-        assert steps.wants_slow_tests() == wanted
+def test_where_the_recorded_versions_do_not_install_the_ranges_are_tried(checkout: Path) -> None:
+    done, asked = notebooks(checkout, FAIL="constraints.txt")
+    assert done.returncode == 0 and "NOTE: the versions of constraints.txt" in done.stdout
+    assert asked[:2] == [f"{INSTALL} -c constraints.txt", INSTALL]
 
 
-@pytest.mark.parametrize("line", ["version = 3.10.4", "version_info = 3.10.4.final.0"])
-def test_another_python_makes_a_new_environment(
-    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    venv = tmp_path / ".venv"
-    venv.mkdir()
-    (venv / "pyvenv.cfg").write_text(f"home = /usr/bin\n{line}\ncommand = python -m venv {venv}\n")
-    ran: list[list[str]] = []
-    monkeypatch.setattr(setup_venv, "VENV", venv)
-    monkeypatch.setattr(setup_venv, "_works", lambda *_: True)
-    monkeypatch.setattr(setup_venv, "_run", lambda command, _: ran.append(command))
-    setup_venv.create()
-    assert ran and ran[0][:3] == [sys.executable, "-m", "venv"]
-    assert not venv.exists(), "the old one is gone"
-    assert "made with Python 3.10" in capsys.readouterr().out
-
-    ran.clear()
-    venv.mkdir()
-    here = ".".join(map(str, sys.version_info[:3]))
-    (venv / "pyvenv.cfg").write_text(f"version = {here}\ncommand = python -m venv {venv}\n")
-    setup_venv.create()
-    assert ran == [] and capsys.readouterr().out == ""
+def test_a_failed_installation_is_shown_and_tried_again(checkout: Path) -> None:
+    done, asked = notebooks(checkout, FAIL="requirements.txt")
+    assert done.returncode != 0 and len(asked) == 2
+    assert "ERROR: no such version" in done.stdout
+    assert "pip could not install requirements.txt" in done.stdout
+    assert len(notebooks(checkout)[1]) == 3
 
 
-def test_the_key_of_the_environment_names_the_python() -> None:
-    assert setup_venv.key((3, 12)) != setup_venv.key((3, 13))
-    assert setup_venv.key() == setup_venv.key(sys.version_info[:2])
+def test_a_failed_step_stops_the_run_and_is_named(checkout: Path) -> None:
+    done, _ = notebooks(checkout, FAIL="run_notebooks")
+    assert done.returncode != 0
+    assert "make notebooks stopped at this step: running the notebooks" in done.stderr
+    done = make("test", f"PYTHON={checkout / 'python'}", cwd=checkout, FAIL="pytest")
+    assert done.returncode != 0 and "stopped at this step: unit tests" in done.stderr
+    asked = (checkout / "calls.txt").read_text()
+    assert "mypy" in asked and "run_notebooks" not in asked, "nothing after it was run"
 
 
-def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROFILE", raising=False)
-    monkeypatch.setenv("CI", "true")
-    assert steps.default_profile("book") == "ci"
-    monkeypatch.delenv("CI")
-    assert steps.default_profile("book") == "auto"
-    monkeypatch.setenv("PROFILE", "gpu")
-    assert steps.default_profile("book") == "gpu"
-    assert steps.default_profile("test") == "ci"
+def test_profiles_and_slow_tests(checkout: Path) -> None:
+    assert notebooks(checkout, CI="true")[1][-1] == f"{NOTEBOOKS} ci"
+    assert notebooks(checkout, CI="true", PROFILE="gpu")[1][-1] == f"{NOTEBOOKS} gpu"
+    assert notebooks(checkout, "PROFILE=cpu")[1][-1] == f"{NOTEBOOKS} cpu"
+    for slow, marks in (("", "-m not slow"), ("0", "-m not slow"), ("1", "")):
+        make("test", f"PYTHON={checkout / 'python'}", "PROFILE=gpu", cwd=checkout, SLOW=slow)
+        asked = (checkout / "calls.txt").read_text()
+        assert f"-u -m pytest -rs {marks}".rstrip() + "\n" in asked
+        assert f"{NOTEBOOKS} ci\n" in asked, "make test is always quick"
+        (checkout / "calls.txt").unlink()
 
 
-def test_a_failed_step_stops_the_run_and_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(steps, "PYTHON", "false")
-    with pytest.raises(SystemExit):
-        steps.run_step(steps.Step("trying", ["x"]), "step 2 of 5 of `make test`", {**os.environ})
-    error = capsys.readouterr().err
-    assert "step 2 of 5 of `make test` failed: trying" in error and "Nothing after it" in error
+def test_the_scripts_that_it_calls_exist() -> None:
+    names = set(re.findall(r"scripts/\w+\.py", (ROOT / "Makefile").read_text()))
+    assert len(names) >= 7 and all((ROOT / name).is_file() for name in names)
 
 
 def requirement_lines() -> set[str]:
@@ -112,19 +144,16 @@ def requirement_name(requirement: str) -> str:
     return re.split(r"[<>=!~;\[ ]", requirement)[0].lower().replace("_", "-")
 
 
-def test_requirements_hold_all_that_the_package_and_its_extras_ask_for() -> None:
+def test_requirements_are_those_of_the_package_and_its_extras() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    listed = {requirement_name(line) for line in requirement_lines()}
-    wanted = {
-        requirement_name(r) for r in [*project["dependencies"], *extras["book"], *extras["test"]]
-    }
-    assert wanted - listed == set()
+    asked = [*project["dependencies"], *extras["book"], *extras["test"], *extras["dask"]]
+    assert requirement_lines() == set(asked)
 
 
 def test_constraints_are_exact_and_cover_the_requirements() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line.strip() and not line.startswith("#")]
-    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.!]+", line)] == []
+    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.!+]+", line)] == []
     pinned = {requirement_name(line) for line in pins}
     assert {requirement_name(line) for line in requirement_lines()} - pinned == set()

@@ -1,0 +1,83 @@
+"""Whatever names the repository names the address that _config.yml does."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import set_address
+import yaml
+from _common import NOTEBOOKS, ROOT, chapters
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
+URL, BRANCH = CONFIG["url"], CONFIG["branch"]
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    f"(https://colab.research.google.com/github/{URL.removeprefix('https://github.com/')}/blob/"
+    f"{BRANCH}/notebooks/"
+)
+TEXTS = (".ipynb", ".md", ".yml", ".toml", ".cff")
+
+
+def toc_notebooks() -> list[str]:
+    text = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    return re.findall(r"file: notebooks/(\S+)", text)
+
+
+@pytest.mark.parametrize("name", chapters(), ids=str)
+def test_badge_and_install_cell(name: Path) -> None:
+    cells = nbformat.read(NOTEBOOKS / name, as_version=4).cells
+    tagged = {tag: cell.source for cell in cells for tag in cell.metadata.get("tags", [])}
+    assert tagged["badge"] == f"{BADGE}{name.as_posix()})"
+    assert f'"moxi-lite @ git+{URL}@{BRANCH}"' in tagged["install"]
+
+
+def test_the_table_of_the_readme_lists_the_chapters() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\d\d) · .+\]\(notebooks/(\S+)\.ipynb\) \| (.+) \|$", text, re.M)
+    assert [name for _, name, _ in rows] == toc_notebooks()
+    for number, name, badge in rows:
+        assert name.startswith(number) and badge == f"{BADGE}{name}.ipynb)"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("README.md", f"git clone {URL}\ncd {URL.rpartition('/')[2]}\n"),
+        ("book/how_to_use.md", f"git clone {URL}\n"),
+        ("CITATION.cff", f'repository-code: "{URL}"\n'),
+        ("pyproject.toml", f'Repository = "{URL}"\nIssues = "{URL}/issues"\n'),
+    ],
+)
+def test_other_files(name: str, line: str) -> None:
+    assert line in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_a_new_address_reaches_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("book", "notebooks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for name in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    before = {path: path.read_text() for path in tmp_path.rglob("*.*") if path.suffix in TEXTS}
+    monkeypatch.setattr(set_address, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["set_address.py", "https://github.com/some-body/else.where/"])
+    set_address.main()
+    slug = URL.removeprefix("https://github.com/")
+    for path, text in before.items():
+        wanted = text.replace(f"github.com/{slug}", "github.com/some-body/else.where")
+        wanted = wanted.replace(f"/github/{slug}/", "/github/some-body/else.where/")
+        wanted = wanted.replace(f"\ncd {slug.split('/')[1]}\n", "\ncd else.where\n")
+        assert path.read_text() == wanted
+    assert sum(path.read_text() != text for path, text in before.items()) >= len(chapters()) + 5
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a/b", "https://github.com/a", "x"])
+def test_an_address_that_colab_cannot_open_is_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["set_address.py", address])
+    with pytest.raises(SystemExit):
+        set_address.main()
