@@ -9,22 +9,7 @@ from typing import Any
 
 
 def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError:
-    """Build the error for a name that is not one of the allowed ones.
-
-    Parameters
-    ----------
-    kind : str
-        What the name stands for, such as ``"mode"``.
-    given : object
-        What the caller passed.
-    allowed : iterable of str
-        The valid names.
-
-    Returns
-    -------
-    ValueError
-        To be raised by the caller; names the nearest valid names, and a short list in full.
-    """
+    """Build the error for a name that is not allowed; it lists the nearest, or all if few."""
     names = list(allowed)
     near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -44,27 +29,7 @@ def index_of(value: Any) -> int:
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Return an argument that must be a whole number, 3 or ``numpy.int64(3)`` but not 3.0 or True.
 
-    Parameters
-    ----------
-    name : str
-        Of the argument.
-    value : object
-        What the caller passed.
-    low : int
-        The least allowed.
-    high : int, optional
-        The most allowed.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    TypeError
-        If it is not a whole number.
-    ValueError
-        If it is out of range.
+    Raises TypeError for anything else, ValueError if it is out of range; both name the argument.
     """
     try:
         number = index_of(value)
@@ -74,3 +39,22 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
         expected = f"at least {low}" if high is None else f"in {low}..{high}"
         raise ValueError(f"{name} must be {expected}, got {number}.")
     return number
+
+
+def whole_pair(name: str, value: Any) -> tuple[int, int]:
+    """Return two positive whole numbers, also when one is given for both; raises ValueError."""
+    try:
+        pair = tuple(value)
+    except TypeError:  # one number, or an array without axes
+        pair = (value, value)
+    try:
+        # 14.0 counts as 14: it often comes from a division
+        first, second = (
+            whole_number(name, int(x) if isinstance(x, float) and x == int(x) else x, 1)
+            for x in pair
+        )
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name} must be one positive whole number or two (rows, columns), not {value!r}."
+        ) from None
+    return first, second

@@ -14,13 +14,15 @@ from moxi_lite.patches.masking import (
     resolve_masking,
     zero_baseline,
 )
-from moxi_lite.patches.patch_game import Outcome, PatchGame, checked_grid, outcomes
+from moxi_lite.patches.patch_game import PatchGame, checked_grid, outcomes
 from moxi_lite.patches.reward import (
     REWARDS,
+    Outcome,
     get_reward,
     log_odds,
     log_probability,
     logit,
+    outcome_of,
     probability,
 )
 
@@ -42,6 +44,7 @@ __all__ = [
     "make_masking",
     "mean_baseline",
     "noise_baseline",
+    "outcome_of",
     "outcomes",
     "patch_map",
     "probability",

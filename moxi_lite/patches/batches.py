@@ -10,7 +10,7 @@ import torch
 from moxi_lite.games import BoolArray
 from moxi_lite.patches.masking import Masking
 
-Job = tuple[Masking, BoolArray]  # coalitions, shape (m, n), of one image
+Task = tuple[Masking, BoolArray]  # coalitions, shape (m, n), of one image
 
 # Large enough to fill two cores, small enough to stay in their cache: 15 full-size sequences of
 # ViT-Ti in float32, measured as the fastest.
@@ -21,14 +21,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 
 
 class Batcher:
-    """Runs coalitions in batches that fit the device's memory, and remembers what fits.
-
-    Parameters
-    ----------
-    device : torch.device
-    batch_size : int, optional
-        Most coalitions in one forward pass; None leaves it to the memory.
-    """
+    """Runs coalitions in batches that fit the device's memory, and remembers what fits."""
 
     def __init__(self, device: torch.device, batch_size: int | None = None) -> None:
         self._device = device
@@ -39,59 +32,54 @@ class Batcher:
             cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             self._bytes = (free + cached) // 3
 
-    def run(self, jobs: Sequence[Job]) -> list[np.ndarray]:
-        """Return the logits of all jobs, float32 arrays of shape (m, C).
+    def run(self, tasks: Sequence[Task]) -> list[np.ndarray]:
+        """Return the logits of all tasks, float32 arrays of shape (m, C).
 
         Coalitions that cost the same share batches, whichever image they belong to.  The batch is
-        halved when memory runs out.
-
-        Raises
-        ------
-        MemoryError
-            If not even one coalition fits.
+        halved when memory runs out; MemoryError says that not even one coalition fits.
         """
-        results: list[np.ndarray | None] = [None] * len(jobs)  # allocated once C is known
-        for group in _groups(jobs):
+        results: list[np.ndarray | None] = [None] * len(tasks)  # allocated once C is known
+        for group in _groups(tasks):
             start = 0
             while start < len(group):
-                rows = group[start : start + self._rows_per_batch(jobs, group[start])]
-                logits = self._try_forward(jobs, rows)
+                rows = group[start : start + self._rows_per_batch(tasks, group[start])]
+                logits = self._try_forward(tasks, rows)
                 if logits is None:
-                    self._shrink(jobs, rows)
+                    self._shrink(tasks, rows)
                     continue
-                for job in np.unique(rows[:, 0]):
-                    if results[job] is None:
-                        results[job] = np.empty((len(jobs[job][1]), logits.shape[1]), np.float32)
-                    mine = rows[:, 0] == job
-                    results[job][rows[mine, 1]] = logits[mine]  # type: ignore[index]
+                for task in np.unique(rows[:, 0]):
+                    if results[task] is None:
+                        results[task] = np.empty((len(tasks[task][1]), logits.shape[1]), np.float32)
+                    mine = rows[:, 0] == task
+                    results[task][rows[mine, 1]] = logits[mine]  # type: ignore[index]
                 start += len(rows)
         return [np.empty((0, 0), np.float32) if found is None else found for found in results]
 
-    def _forward(self, jobs: Sequence[Job], rows: np.ndarray) -> np.ndarray:
+    def _forward(self, tasks: Sequence[Task], rows: np.ndarray) -> np.ndarray:
         inputs = []
-        for job in np.unique(rows[:, 0]):
-            masking, coalitions = jobs[job]
-            chosen = torch.from_numpy(coalitions[rows[rows[:, 0] == job, 1]])
+        for task in np.unique(rows[:, 0]):
+            masking, coalitions = tasks[task]
+            chosen = torch.from_numpy(coalitions[rows[rows[:, 0] == task, 1]])
             inputs.append(masking.inputs(chosen.to(self._device)))
         # the maskings of a group differ in their image alone, so any of them can run the batch
-        masking = jobs[rows[0, 0]][0]
+        masking = tasks[rows[0, 0]][0]
         batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         return masking.forward(batch).float().cpu().numpy()
 
-    def _try_forward(self, jobs: Sequence[Job], rows: np.ndarray) -> np.ndarray | None:
+    def _try_forward(self, tasks: Sequence[Task], rows: np.ndarray) -> np.ndarray | None:
         """Return the logits, or None if the batch does not fit."""
         try:
-            return self._forward(jobs, rows)
+            return self._forward(tasks, rows)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
             return None
 
-    def _rows_per_batch(self, jobs: Sequence[Job], row: np.ndarray) -> int:
-        fitting = max(1, self._bytes // _row_cost(jobs, row))
+    def _rows_per_batch(self, tasks: Sequence[Task], row: np.ndarray) -> int:
+        fitting = max(1, self._bytes // _row_cost(tasks, row))
         return fitting if self._batch_size is None else min(fitting, self._batch_size)
 
-    def _shrink(self, jobs: Sequence[Job], rows: np.ndarray) -> None:
+    def _shrink(self, tasks: Sequence[Task], rows: np.ndarray) -> None:
         """Allow half of what a batch that did not fit needs."""
         if len(rows) == 1:
             raise MemoryError(
@@ -100,7 +88,7 @@ class Batcher:
             )
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self._bytes = len(rows) * _row_cost(jobs, rows[0]) // 2
+        self._bytes = len(rows) * _row_cost(tasks, rows[0]) // 2
 
     @property
     def limits(self) -> tuple[float, int]:
@@ -108,10 +96,10 @@ class Batcher:
         return self._batch_size or float("inf"), self._bytes
 
 
-def _groups(jobs: Sequence[Job]) -> Iterator[np.ndarray]:
-    """Yield groups of (job, row) pairs, int (k, 2), that may share a batch."""
+def _groups(tasks: Sequence[Task]) -> Iterator[np.ndarray]:
+    """Yield groups of (task, row) pairs, int (k, 2), that may share a batch."""
     members: dict[object, list[np.ndarray]] = {}
-    for number, (masking, coalitions) in enumerate(jobs):
+    for number, (masking, coalitions) in enumerate(tasks):
         sizes = coalitions.sum(axis=1) if masking.needs_equal_sizes else np.zeros(len(coalitions))
         for size in np.unique(sizes):
             rows = np.flatnonzero(sizes == size)
@@ -121,8 +109,8 @@ def _groups(jobs: Sequence[Job]) -> Iterator[np.ndarray]:
         yield np.concatenate(parts)
 
 
-def _row_cost(jobs: Sequence[Job], row: np.ndarray) -> int:
-    masking, coalitions = jobs[row[0]]
+def _row_cost(tasks: Sequence[Task], row: np.ndarray) -> int:
+    masking, coalitions = tasks[row[0]]
     return masking.row_cost(int(coalitions[row[1]].sum()))
 
 

@@ -114,24 +114,6 @@ def _pools_prefix(module: VisionTransformer) -> bool:
     return module.num_prefix_tokens > 0 and getattr(module, "pool_include_prefix", False)
 
 
-def _tokens(module: VisionTransformer, images: Tensor) -> Tensor:
-    # Position embeddings are added here, before anything is deleted.
-    return module.norm_pre(module._pos_embed(module.patch_embed(images)))
-
-
-def _classify(module: VisionTransformer, tokens: Tensor, projected: Tensor) -> Tensor:
-    nothing_to_pool = (
-        tokens.shape[1] == module.num_prefix_tokens
-        and module.global_pool != "token"
-        and not _pools_prefix(module)
-    )
-    if not nothing_to_pool:
-        return module.forward_head(encode(module, tokens, projected))
-    # timm would average over no token at all (NaN): the mean of nothing is taken as zero.
-    pooled = tokens.new_zeros(tokens.shape[0], tokens.shape[2])
-    return module.head(module.head_drop(module.fc_norm(pooled)))
-
-
 class TokenDeletion:
     """Absent patches are deleted from the sequence of tokens of a Vision Transformer.
 
@@ -172,15 +154,15 @@ class TokenDeletion:
             )
         self._module = module
         with torch.inference_mode():
-            tokens = _tokens(module, image[None])[0]
+            # position embeddings are added here, before anything is deleted
+            tokens = module.norm_pre(module._pos_embed(module.patch_embed(image[None])))[0]
             tokens = torch.cat([tokens, project(module, tokens)], dim=1)
         self._prefix = tokens[: module.num_prefix_tokens]
         self._patches = tokens[module.num_prefix_tokens :]
         rows, columns = module.patch_embed.dynamic_feat_size(size)
         grid = (rows, columns) if grid is None else grid
-        self._player_of_token = torch.from_numpy(patch_map(rows, columns, grid).ravel()).to(
-            image.device
-        )
+        players = patch_map(rows, columns, grid).ravel()
+        self._player_of_token = torch.from_numpy(players).to(image.device)
         self.n_players = grid[0] * grid[1]
 
     def row_cost(self, n_present: int) -> int:
@@ -197,50 +179,33 @@ class TokenDeletion:
 
     @torch.inference_mode()
     def inputs(self, coalitions: Tensor) -> Tensor:
-        """Gather the tokens of coalitions of one common size.
-
-        Parameters
-        ----------
-        coalitions : Tensor, bool, shape (m, n)
-            Every row has the same number of present patches.
-
-        Returns
-        -------
-        Tensor, shape (m, t, d + 3 w)
-            Prefix tokens and those of present patches, each followed by what the first block
-            projects it to.
-        """
+        """Gather the tokens, each with its projection, of coalitions (m, n) of one size."""
         m = coalitions.shape[0]
         present = coalitions[:, self._player_of_token].nonzero()[:, 1].view(m, -1)
         return torch.cat([self._prefix.expand(m, -1, -1), self._patches[present]], dim=1)
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Classify sets of tokens from `inputs`; returns logits (m, C)."""
-        width = self._module.embed_dim
-        return _classify(self._module, inputs[..., :width], inputs[..., width:])
+        """Classify sets of tokens from `inputs`: logits (m, C)."""
+        module, width = self._module, self._module.embed_dim
+        tokens, projected = inputs[..., :width], inputs[..., width:]
+        nothing_to_pool = (
+            tokens.shape[1] == module.num_prefix_tokens
+            and module.global_pool != "token"
+            and not _pools_prefix(module)
+        )
+        if not nothing_to_pool:
+            return module.forward_head(encode(module, tokens, projected))
+        # timm would average over no token at all (NaN): the mean of nothing is taken as zero
+        pooled = tokens.new_zeros(tokens.shape[0], width)
+        return module.head(module.head_drop(module.fc_norm(pooled)))
 
 
 def patch_map(height: int, width: int, grid: tuple[int, int]) -> np.ndarray:
-    """Map every pixel to the number of the patch that holds it.
+    """Map every pixel to the number of the patch that holds it: int64 (height, width).
 
-    Parameters
-    ----------
-    height, width : int
-        Size of the image in pixels.
-    grid : tuple of int
-        Rows and columns of patches.  Where they do not divide the image, patches differ by at
-        most one pixel in each direction.
-
-    Returns
-    -------
-    ndarray of int64, shape (height, width)
-        Patch indices, row-major from 0.
-
-    Raises
-    ------
-    ValueError
-        If the grid has no patch or more patches than pixels along a side.
+    Where the grid does not divide the image, patches differ by at most one pixel in each
+    direction.  ValueError says that it has more rows or columns than there are pixels.
     """
     rows, columns = grid
     if not (1 <= rows <= height and 1 <= columns <= width):
@@ -344,22 +309,13 @@ class PixelMasking:
 
     @torch.inference_mode()
     def inputs(self, coalitions: Tensor) -> Tensor:
-        """Paint over absent patches.
-
-        Parameters
-        ----------
-        coalitions : Tensor, bool, shape (m, n)
-
-        Returns
-        -------
-        Tensor, shape (m, 3, H, W)
-        """
+        """Paint over the absent patches of coalitions (m, n): images (m, 3, H, W)."""
         visible = coalitions[:, self._cells][:, None]
         return torch.where(visible, self._image, self._baseline)
 
     @torch.inference_mode()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Classify images (m, 3, H, W); returns logits (m, C)."""
+        """Classify images (m, 3, H, W): logits (m, C)."""
         return self._module(inputs)
 
 
@@ -369,31 +325,10 @@ def make_masking(
     masking: str | Tensor | BaselineFunction,
     grid: tuple[int, int],
 ) -> Masking:
-    """Build the masking that a caller asked for.
+    """Build the masking that a caller asked for, by any name but "auto" (`resolve_masking`).
 
-    Parameters
-    ----------
-    module : nn.Module
-        Maps images (m, 3, H, W) to logits (m, C).
-    image : Tensor, shape (3, H, W)
-        Preprocessed image.
-    masking : str, Tensor or callable
-        ``"drop"`` (token deletion), ``"zero"``, ``"mean"``, ``"blur"``, ``"noise"``; or a
-        baseline image (3, H, W); or a function from the image to such a baseline.
-    grid : tuple of int
-        Rows and columns of patches.
-
-    Returns
-    -------
-    Masking
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or deletion is not defined for this model or this grid, or a
-        baseline has another shape than the image or is not finite.
-    TypeError
-        If it is none of these, or the function returns no tensor.
+    A baseline is a tensor (3, H, W), or a function that makes one of the image.  ValueError and
+    TypeError say what is wrong with a name, a baseline, or the deletion of tokens from this model.
     """
     if isinstance(masking, Tensor):
         return PixelMasking(module, image, masking.to(image, copy=True), grid)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,35 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moxi_lite.errors import whole_number
+from moxi_lite.errors import whole_number, whole_pair
 from moxi_lite.games import BoolArray, FloatArray, as_coalitions
 from moxi_lite.models import Classifier
 from moxi_lite.patches.batches import Batcher
 from moxi_lite.patches.masking import BaselineFunction, Masking, make_masking, resolve_masking
-from moxi_lite.patches.reward import get_reward
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a classifier says about m coalitions; unpacks into ``rewards, predictions``.
-
-    Attributes
-    ----------
-    rewards : ndarray of float64, shape (m,)
-        The game's reward of the target class.
-    predictions : ndarray of int64, shape (m,)
-        The classes with the highest score.
-    confidences : ndarray of float64, shape (m,)
-        Softmax probabilities, 0..1, of these classes.
-    """
-
-    rewards: FloatArray
-    predictions: np.ndarray
-    confidences: FloatArray
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the rewards, then the predictions."""
-        return iter((self.rewards, self.predictions))
+from moxi_lite.patches.reward import Outcome, get_reward, outcome_of
 
 
 class PatchGame:
@@ -127,7 +103,7 @@ class PatchGame:
                 f"model must be a Classifier, not {type(model).__name__}: "
                 "wrap it with moxi_lite.load_model(your_module)."
             )
-        self._reward_of = get_reward(reward)
+        get_reward(reward)  # refuses unknown names
         self.reward = reward
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
@@ -187,64 +163,25 @@ class PatchGame:
     def outcome(self, coalitions: BoolArray) -> Outcome:
         """Evaluate rewards, predicted classes and their probabilities in one pass.
 
-        Parameters
-        ----------
-        coalitions : ndarray of bool, shape (m, n) or (n,)
-            True where a patch is present.
-
-        Returns
-        -------
-        Outcome
+        Takes coalitions as a call of the game does: bool (m, n) or (n,).
         """
         return outcomes([(self, coalitions)])[0]
 
     def logits(self, coalitions: BoolArray) -> np.ndarray:
-        """Evaluate the raw scores of all classes.
-
-        Parameters
-        ----------
-        coalitions : ndarray of bool, shape (m, n) or (n,)
-            True where a patch is present.
-
-        Returns
-        -------
-        ndarray of float32, shape (m, C)
-        """
-        return _logits([(self, coalitions)], screening=False)[0]
+        """Evaluate the raw scores of all classes: float32 (m, C) of coalitions (m, n) or (n,)."""
+        return _run([(self, coalitions)], screening=False)[0]
 
     def facts(self, classes: Iterable[int]) -> dict[str, Any]:
-        """Collect what an `Explanation` of this game says of image, model and classes.
-
-        Parameters
-        ----------
-        classes : iterable of int
-            Those that occur, besides the target.
-
-        Returns
-        -------
-        dict
-            The fields target, grid, labels, image, model, masking and reward.
-        """
+        """Fields of an `Explanation` of this game in which `classes` occur besides the target."""
         return {
             "target": self.target,
             "grid": self.grid,
-            "labels": {
-                index: self.model.class_name(index) for index in sorted({self.target, *classes})
-            },
+            "labels": {i: self.model.class_name(i) for i in sorted({self.target, *classes})},
             "image": self.display,
             "model": self.model.name,
             "masking": self.masking,
             "reward": self.reward,
         }
-
-    def _outcome_of(self, logits: np.ndarray) -> Outcome:
-        scores = torch.from_numpy(logits)
-        confidences, predictions = torch.softmax(scores, dim=1).max(dim=1)
-        return Outcome(
-            rewards=self._reward_of(scores, self.target).double().numpy(),
-            predictions=predictions.numpy(),
-            confidences=confidences.double().numpy(),
-        )
 
 
 Request = tuple[PatchGame, BoolArray]  # coalitions, shape (m, n) or (n,), of one game
@@ -265,23 +202,27 @@ def outcomes(requests: Sequence[Request], screening: bool = False) -> list[Outco
     list of Outcome
         One a request, in their order.
     """
-    logits = _logits(requests, screening)
-    return [game._outcome_of(rows) for (game, _), rows in zip(requests, logits, strict=True)]
+    logits = _run(requests, screening)
+    return [
+        outcome_of(rows, game.target, game.reward)
+        for (game, _), rows in zip(requests, logits, strict=True)
+    ]
 
 
-def _logits(requests: Sequence[Request], screening: bool) -> list[np.ndarray]:
+def _run(requests: Sequence[Request], screening: bool) -> list[np.ndarray]:
+    """Return the logits (m, C) of every request; those of one device run together."""
     by_device: dict[torch.device, list[int]] = {}
-    jobs = []
+    tasks = []
     for number, (game, coalitions) in enumerate(requests):
         checked = as_coalitions(coalitions, game.n_players)
         game.n_evaluations += len(checked)
-        jobs.append((game._screen_masking if screening else game._masking, checked))
+        tasks.append((game._screen_masking if screening else game._masking, checked))
         by_device.setdefault(game.model.device, []).append(number)
     results: dict[int, np.ndarray] = {}
     for numbers in by_device.values():
         batchers = [requests[number][0]._batcher for number in numbers]
         batcher = min(batchers, key=lambda each: each.limits)
-        results |= zip(numbers, batcher.run([jobs[number] for number in numbers]), strict=True)
+        results |= zip(numbers, batcher.run([tasks[number] for number in numbers]), strict=True)
     return [
         results[number].reshape(-1, game.model.n_classes)
         for number, (game, _) in enumerate(requests)
@@ -311,22 +252,7 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
 
 def checked_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
     """Return the rows and columns of patches; raises ValueError for anything else."""
-    sides: tuple[Any, ...]
-    try:
-        sides = tuple(grid)  # type: ignore[arg-type]
-    except TypeError:  # one number, or an array without axes
-        sides = (grid, grid)
-    try:
-        # 14.0 counts as 14: it often comes from a division
-        rows, columns = (
-            whole_number("grid", int(s) if isinstance(s, float) and s == int(s) else s, 1)
-            for s in sides
-        )
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"grid must be one positive whole number or two (rows, columns), not {grid!r}."
-        ) from None
-    return rows, columns
+    return whole_pair("grid", grid)
 
 
 def _precisions(dtype: torch.dtype | str | None) -> tuple[torch.dtype, torch.dtype]:

@@ -1,4 +1,4 @@
-"""Rewards: from a classifier's logits to one number per coalition.
+"""From a classifier's logits to rewards, one number per coalition, and to whole outcomes.
 
 The paper plays its games with the log-odds of one class (Sec. 3).  Probability, log-probability
 and log-odds of one class rise and fall together, so they give the same greedy order; the raw
@@ -7,12 +7,15 @@ logit does not, because it ignores the other classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from moxi_lite.errors import unknown_name
+from moxi_lite.games import FloatArray
 
 RewardFunction = Callable[[Tensor, int], Tensor]
 
@@ -67,23 +70,42 @@ REWARDS: dict[str, RewardFunction] = {
 
 
 def get_reward(name: str) -> RewardFunction:
-    """Return the reward function of that name.
-
-    Parameters
-    ----------
-    name : {"log_odds", "log_probability", "probability", "logit"}
-
-    Returns
-    -------
-    callable
-        Maps logits of shape (m, C) and a class to rewards of shape (m,).
-
-    Raises
-    ------
-    ValueError
-        If there is no such reward; the message lists the near matches.
-    """
+    """Return the reward function of that name; raises ValueError, with near matches, for others."""
     try:
         return REWARDS[name]
     except (KeyError, TypeError):
         raise unknown_name("reward", name, REWARDS) from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a classifier says about m coalitions; unpacks into ``rewards, predictions``.
+
+    Attributes
+    ----------
+    rewards : ndarray of float64, shape (m,)
+        The reward of one class.
+    predictions : ndarray of int64, shape (m,)
+        The classes with the highest score.
+    confidences : ndarray of float64, shape (m,)
+        Softmax probabilities, 0..1, of these classes.
+    """
+
+    rewards: FloatArray
+    predictions: np.ndarray
+    confidences: FloatArray
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the rewards, then the predictions."""
+        return iter((self.rewards, self.predictions))
+
+
+def outcome_of(logits: Tensor | np.ndarray, target: int, reward: str = "log_odds") -> Outcome:
+    """Turn logits (m, C) into rewards of a class, predicted classes and their probabilities."""
+    scores = torch.as_tensor(logits)
+    confidences, predictions = torch.softmax(scores.float(), dim=1).max(dim=1)
+    return Outcome(
+        rewards=get_reward(reward)(scores, target).double().numpy(),
+        predictions=predictions.numpy(),
+        confidences=confidences.double().numpy(),
+    )
