@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 from _common import ROOT
 
 import moxi_lite as moxi
-from moxi_lite.explanation import visible_image
 
 PICTURE = ROOT / "book" / "_static" / "readme.png"
 
@@ -28,7 +27,7 @@ def main() -> None:
     name = model.class_name(game.target).split(",")[0]
     axes[0].imshow(game.display)
     axes[0].set_title(f"a photograph: “{name}”")
-    axes[1].imshow(visible_image(inserted, len(inserted)))
+    axes[1].imshow(inserted.visible_image(len(inserted)))
     axes[1].set_title(f"{len(inserted)} of {game.n_players} patches suffice")
     for ax, ex in ((axes[2], inserted), (axes[3], deleted)):
         moxi.plot_explanation(ex, ax=ax)

@@ -126,7 +126,7 @@ def parts_of(model: moxi.Classifier, scene: Scene) -> Iterator[dict[str, Any]]:
     two = explain_class(game)
     yield part("cleared", two.cleared)
     if not set(two.cleared.predictions) <= {game.predicted, game.target}:  # otherwise the same
-        yield part("cleared, strictly", explain_class(game, follow=False).cleared)
+        yield part("cleared, strictly", explain_class(game, track_leader=False).cleared)
     k = 5  # patches compared where stage 2 was not reached
     if two.highlighted is not None:
         yield part("highlighted", two.highlighted)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from moxi_lite.curves.curve import Curve, area_under, metric_of
-from moxi_lite.curves.intervals import Estimate
+from moxi_lite.curves.intervals import Estimate, resampled
+from moxi_lite.errors import unknown_name
 from moxi_lite.games import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class AverageCurve:
-    """Mean of curves, or of differences of curves, over images, with bootstrap intervals.
+    """Mean of curves, or of differences of curves, over images, with 95 % bootstrap intervals.
 
     Attributes
     ----------
@@ -30,8 +32,6 @@ class AverageCurve:
     metric : {"correct", "probability", "log_odds"}
         The mean of ``"correct"`` is the accuracy.
     mode : {"insertion", "deletion"}
-    confidence : float
-        Level of the intervals, in 0..1.
     """
 
     fraction: FloatArray
@@ -44,7 +44,6 @@ class AverageCurve:
     n_images: int
     metric: str
     mode: str
-    confidence: float
 
     def at(self, fraction: float) -> Estimate:
         """Read off the mean and its interval where a share of the patches is in, or out.
@@ -52,7 +51,8 @@ class AverageCurve:
         Parameters
         ----------
         fraction : float
-            In 0..1; the nearest whole number of patches counts, as for `accuracy_at`.
+            In 0..1; the nearest whole number of patches counts (half a patch rounds up): 0.04
+            of 196 patches is 8 patches.
 
         Returns
         -------
@@ -64,21 +64,23 @@ class AverageCurve:
         ValueError
             If the fraction is outside 0..1.
         """
-        step = int(_steps(fraction, len(self.fraction) - 1))
-        return Estimate(*(float(ends[step]) for ends in (self.mean, self.lower, self.upper)))
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fractions of patches are in 0..1, got {fraction!r} (4 % is 0.04).")
+        step = int(fraction * (len(self.fraction) - 1) + 0.5)
+        value, low, high = (float(each[step]) for each in (self.mean, self.lower, self.upper))
+        return Estimate(value, low, high, self.n_images)
 
     @property
     def area(self) -> Estimate:
         """Area under the mean curve, with its interval."""
-        return Estimate(self.auc, self.auc_lower, self.auc_upper)
+        return Estimate(self.auc, self.auc_lower, self.auc_upper, self.n_images)
 
 
 def average_curves(
     curves: Iterable[Curve] | Mapping[str, Curve],
     metric: str = "correct",
-    n_bootstrap: int = 1000,
+    n_resamples: int = 1000,
     random_state: int | np.random.Generator | None = 0,
-    confidence: float = 0.95,
 ) -> AverageCurve:
     """Average curves of several images, with intervals by resampling the images.
 
@@ -90,35 +92,31 @@ def average_curves(
     curves : iterable of Curve, or mapping to Curve
         One an image, all of one mode and one number of patches.
     metric : {"correct", "probability", "log_odds"}
-    n_bootstrap : int
-        Number of resamples, at least 1.
+    n_resamples : int
+        Number of resamples.
     random_state : int, numpy.random.Generator or None
         Seed or generator of the resamples.
-    confidence : float
-        Level of the intervals, between 0 and 1.
 
     Returns
     -------
     AverageCurve
-        Intervals run from the ``(1 - confidence) / 2`` to the ``(1 + confidence) / 2`` quantile.
 
     Raises
     ------
     ValueError
-        If there are no curves, they differ in mode or length, or an argument is out of range.
+        If there are no curves, they differ in mode or length, or the metric is unknown.
     """
     curves = _alike(curves)
     values = np.stack([metric_of(curve, metric) for curve in curves])
-    return _average(values, curves[0], metric, n_bootstrap, random_state, confidence)
+    return _average(values, curves[0], metric, n_resamples, random_state)
 
 
 def average_differences(
     first: Mapping[str, Curve],
     second: Mapping[str, Curve],
     metric: str = "correct",
-    n_bootstrap: int = 1000,
+    n_resamples: int = 1000,
     random_state: int | np.random.Generator | None = 0,
-    confidence: float = 0.95,
 ) -> AverageCurve:
     """Average the differences of two methods within each image (paired comparison).
 
@@ -129,7 +127,7 @@ def average_differences(
     ----------
     first, second : mapping of str to Curve
         From the image's name to its curve. Images that only one of them has are left out.
-    metric, n_bootstrap, random_state, confidence
+    metric, n_resamples, random_state
         As for `average_curves`.
 
     Returns
@@ -140,7 +138,7 @@ def average_differences(
     Raises
     ------
     ValueError
-        If no image is in both, curves differ in mode or length, or an argument is out of range.
+        If no image is in both, curves differ in mode or length, or the metric is unknown.
     TypeError
         If one of them is not a mapping.
     """
@@ -154,81 +152,117 @@ def average_differences(
     _alike([each[image] for each in (first, second) for image in both])
     gaps = np.stack([metric_of(first[i], metric) - metric_of(second[i], metric) for i in both])
     like = first[both[0]]
-    return _average(gaps, like, metric, n_bootstrap, random_state, confidence)
+    return _average(gaps, like, metric, n_resamples, random_state)
 
 
-def accuracy_at(
-    curves: Iterable[Curve] | Mapping[str, Curve], fractions: npt.ArrayLike
-) -> FloatArray:
-    """Share of images whose target is predicted at given fractions of patches.
+def differences(
+    curves: Mapping[str, Mapping[str, Curve]],
+    first: str,
+    rivals: Iterable[str],
+    share: float | None = None,
+    metric: str = "correct",
+) -> dict[str, Estimate]:
+    """Compare one method with several rivals, each on the images that both have.
 
     Parameters
     ----------
-    curves : iterable of Curve, or mapping to Curve
-        One an image, all of one mode and one number of patches.
-    fractions : array_like of float
-        Shares of the patches inserted or deleted, each in 0..1; the nearest whole number of
-        patches counts (half a patch rounds up): 0.04 of 196 patches is 8 patches.
+    curves : mapping of str to (mapping of str to Curve)
+        Label -> image -> curve.
+    first : str
+        Label of the method that the rivals' values are subtracted from.
+    rivals : iterable of str
+        Their labels.
+    share : float, optional
+        Compare at this share of the patches, 0..1; by default compare areas under the curves.
+    metric : {"correct", "probability", "log_odds"}
 
     Returns
     -------
-    ndarray of float64, in the shape of `fractions`
-        Accuracies in 0..1.
+    dict of str to Estimate
+        Rival -> paired difference, in points (per cent) or, for log-odds, in nats.
 
     Raises
     ------
     ValueError
-        If there are no curves, they differ in mode or length, or a fraction is outside 0..1.
+        If a label or the metric is unknown, or two methods have no image in common.
     """
-    curves = _alike(curves)
-    steps = _steps(fractions, len(curves[0].fraction) - 1)
-    return np.mean([curve.correct for curve in curves], axis=0)[steps]
+    gaps = {}
+    for rival in rivals:
+        one, other = (_of_label(curves, label) for label in (first, rival))
+        average = average_differences(one, other, metric)
+        gap = average.area if share is None else average.at(share)
+        gaps[rival] = gap if metric == "log_odds" else gap.percent
+    return gaps
+
+
+def average_table(
+    curves: Mapping[str, Mapping[str, Curve]],
+    shares: Iterable[float],
+    metric: str = "correct",
+) -> pd.DataFrame:
+    """Tabulate averaged curves at some shares of the patches.
+
+    Parameters
+    ----------
+    curves : mapping of str to (mapping of str to Curve)
+        Label -> image -> curve.
+    shares : iterable of float
+        In 0..1.
+    metric : {"correct", "probability", "log_odds"}
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a label; column ``n``, the number of images, and one a share, such as ``"4 %"``,
+        with mean and interval as text: ``"92 (85 to 98)"``, in per cent or, for log-odds, in nats.
+    """
+    rows = {}
+    for label, by_image in curves.items():
+        average = average_curves(by_image, metric)
+        rows[label] = {"n": str(average.n_images)} | {
+            f"{100 * share:g} %": f"{average.at(share):.1f}"
+            if metric == "log_odds"
+            else f"{average.at(share).percent:.0f}"
+            for share in shares
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"n": int} if rows else {})
+
+
+def _of_label(curves: Mapping[str, Mapping[str, Curve]], label: str) -> Mapping[str, Curve]:
+    if label not in curves:
+        raise unknown_name("label", label, curves)
+    return curves[label]
 
 
 def _average(
     values: FloatArray,
     like: Curve,
     metric: str,
-    n_bootstrap: int,
+    n_resamples: int,
     random_state: int | np.random.Generator | None,
-    confidence: float,
 ) -> AverageCurve:
     """Average rows of values, shape (images, n + 1), over the images."""
-    if n_bootstrap < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            "n_bootstrap must be at least 1 and confidence between 0 and 1, got "
-            f"{n_bootstrap} and {confidence}."
-        )
     n_images, fraction = len(values), like.fraction
-    rng = np.random.default_rng(random_state)
-    # How often each image is drawn: resampling all curves is then one matrix product.
-    draws = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_bootstrap)
-    means = draws @ values / n_images
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    lower, upper = np.quantile(means, tails, axis=0)
-    auc_lower, auc_upper = np.quantile(area_under(means, fraction), tails)
-    mean = values.mean(axis=0)
+    with_area = np.column_stack([values, area_under(values, fraction)])
+
+    def mean_of(drawn: npt.NDArray[np.int64]) -> FloatArray:
+        # How often each image is drawn: its curve needs no copy.
+        return np.bincount(drawn, minlength=n_images) @ with_area / n_images
+
+    lower, upper = resampled(mean_of, n_images, n_resamples, random_state)
+    mean = with_area.mean(axis=0)
     return AverageCurve(
         fraction=fraction,
-        mean=mean,
-        lower=lower,
-        upper=upper,
-        auc=float(area_under(mean, fraction)),
-        auc_lower=float(auc_lower),
-        auc_upper=float(auc_upper),
+        mean=mean[:-1],
+        lower=lower[:-1],
+        upper=upper[:-1],
+        auc=float(mean[-1]),
+        auc_lower=float(lower[-1]),
+        auc_upper=float(upper[-1]),
         n_images=n_images,
         metric=metric,
         mode=like.mode,
-        confidence=confidence,
     )
-
-
-def _steps(fractions: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
-    """Round shares of n patches to whole numbers of them."""
-    wanted = np.asarray(fractions, dtype=np.float64)
-    if not ((wanted >= 0) & (wanted <= 1)).all():
-        raise ValueError(f"fractions of patches are in 0..1, got {fractions!r} (4 % is 0.04).")
-    return np.floor(wanted * n + 0.5).astype(np.int64)
 
 
 def _alike(curves: Iterable[Curve] | Mapping[str, Curve]) -> Sequence[Curve]:

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moxi_lite.attribution import order_of
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import BoolArray, FloatArray
 from moxi_lite.patches import PatchGame, log_odds, probability
-from moxi_lite.search import MODES
+from moxi_lite.search import along, check_mode, checked_order
 
 METRICS = ("correct", "probability", "log_odds")
 
@@ -135,8 +134,7 @@ def curves_of(
     ValueError, TypeError
         As for `insertion_curve`.
     """
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES)
+    check_mode(mode)
     if not isinstance(game, PatchGame):
         raise TypeError(
             f"curves need predicted classes, so a PatchGame, not {type(game).__name__}."
@@ -147,11 +145,8 @@ def curves_of(
             f"{type(orders).__name__}."
         )
     n = game.n_players
-    ranks = np.empty((len(orders), n), dtype=np.int64)
-    for row, (name, order) in enumerate(orders.items()):
-        ranks[row, checked_order(order, n, name)] = np.arange(n)
-    chosen = ranks[:, None, :] < np.arange(n + 1)[:, None]
-    present = chosen if mode == "insertion" else ~chosen
+    checked = [checked_order(order, n, name) for name, order in orders.items()]
+    present = np.array([along(order, mode) for order in checked], dtype=bool)
     logits = torch.from_numpy(game.logits(present.reshape(-1, n)))
     shape = (len(orders), n + 1)
     correct = (logits.argmax(dim=1) == game.target).numpy().reshape(shape)
@@ -169,46 +164,6 @@ def curves_of(
     }
 
 
-def complete_order(
-    order: npt.ArrayLike, scores: npt.ArrayLike
-) -> tuple[npt.NDArray[np.int64], BoolArray]:
-    """Append the patches that a search stopped by a budget has left out.
-
-    Parameters
-    ----------
-    order : array_like of int, shape (k,)
-        The patches chosen, first to last, each at most once.
-    scores : array_like of float, shape (n,)
-        Those left out follow by falling score, ties by index; zeros put them in index order.
-
-    Returns
-    -------
-    order : ndarray of int64, shape (n,)
-        Every patch once.
-    exact : ndarray of bool, shape (n,)
-        True for the patches that the search itself put in their place; also for the last one if
-        it is the only one left.
-
-    Raises
-    ------
-    ValueError
-        If the order repeats a patch or names one that has no score, or a score is NaN.
-
-    Examples
-    --------
-    >>> completed, exact = complete_order([3], [0.1, 0.4, 0.2, 0.0])
-    >>> completed.tolist(), exact.tolist()
-    ([3, 1, 2, 0], [True, False, False, False])
-    """
-    ranked = order_of(scores)
-    chosen = _distinct_patches(order, len(ranked), "order")
-    completed = np.concatenate([chosen, ranked[~np.isin(ranked, chosen)]])
-    exact = np.arange(len(ranked)) < len(chosen)
-    if len(chosen) == len(ranked) - 1:
-        exact[-1] = True
-    return completed, exact
-
-
 def metric_of(curve: Curve, metric: str) -> FloatArray:
     """Return one of `METRICS` as floats, shape (n + 1,)."""
     if metric not in METRICS:
@@ -219,44 +174,3 @@ def metric_of(curve: Curve, metric: str) -> FloatArray:
 def area_under(values: FloatArray, fraction: FloatArray) -> FloatArray:
     """Integrate along the last axis by the trapezoidal rule."""
     return (values[..., 1:] + values[..., :-1]) @ np.diff(fraction) / 2
-
-
-def checked_order(order: npt.ArrayLike, n: int, name: str) -> npt.NDArray[np.int64]:
-    """Return an order that has each of n patches once; raises ValueError for any other."""
-    patches = _distinct_patches(order, n, name)
-    if len(patches) < n:
-        missing = np.setdiff1d(np.arange(n), patches)
-        raise ValueError(
-            f"{name} has {len(patches)} of {n} patches, without {_listed(missing)}. A curve needs "
-            "all: append the rest with complete_order(order, scores), or search without budget "
-            "and stop."
-        )
-    return patches
-
-
-def _distinct_patches(order: npt.ArrayLike, n: int, name: str) -> npt.NDArray[np.int64]:
-    patches = np.asarray(order)
-    if patches.size == 0 and patches.ndim == 1:
-        return np.empty(0, dtype=np.int64)
-    if patches.ndim != 1 or not np.issubdtype(patches.dtype, np.integer):
-        raise ValueError(
-            f"{name} must be patch numbers, whole and one after another; got {patches.dtype} of "
-            f"shape {patches.shape}. Turn scores into an order with order_of(scores)."
-        )
-    outside = np.unique(patches[(patches < 0) | (patches >= n)])
-    if outside.size:
-        raise ValueError(f"{name} has {_listed(outside)}, but patches are numbered 0 to {n - 1}.")
-    counts = np.bincount(patches, minlength=n)
-    if counts.max() > 1:
-        missing = np.flatnonzero(counts == 0)
-        without = f", and is without {_listed(missing)}" if missing.size else ""
-        raise ValueError(
-            f"{name} repeats {_listed(np.flatnonzero(counts > 1))}{without}: each patch must "
-            "occur once."
-        )
-    return patches.astype(np.int64)
-
-
-def _listed(patches: npt.NDArray[np.integer]) -> str:
-    named = ", ".join(map(str, patches[:10].tolist())) + (", ..." if len(patches) > 10 else "")
-    return f"{'patch' if len(patches) == 1 else 'patches'} {named}"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moxi_lite.curves.curve import checked_order
-from moxi_lite.errors import unknown_name
 from moxi_lite.explanation import Explanation
 from moxi_lite.games import checked_rewards
 from moxi_lite.patches import PatchGame
-from moxi_lite.search import MODES
+from moxi_lite.search import along, check_mode, checked_order
 
 _FIRST_LOOK = 8  # patches looked at before asking whether the prediction has turned
 
@@ -52,8 +50,7 @@ def follow(
     >>> follow(game, order_of(scores), stop="flip").summary()   # doctest: +SKIP
     "31 of 196 patches (15.8 %) inserted; the model then says 'tabby', probability 0.412"
     """
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES)
+    check_mode(mode)
     if stop not in (None, "flip"):
         raise ValueError(f'stop must be None or "flip", not {stop!r}.')
     if not isinstance(game, PatchGame):
@@ -62,41 +59,35 @@ def follow(
         )
     n, inserting = game.n_players, mode == "insertion"
     patches = checked_order(order, n, "order")
-    chosen = np.empty(n, dtype=np.int64)
-    chosen[patches] = np.arange(n)
-    none_and_all = np.array([[False] * n, [True] * n])
-    ends = game.outcome(none_and_all)
-    checked_rewards(ends.rewards, none_and_all)
-    start = 0 if inserting else 1
-    values, predictions, confidences = (
-        part[start : start + 1] for part in (ends.rewards, ends.predictions, ends.confidences)
-    )
-    done, ahead = 0, _FIRST_LOOK if stop else n
-    turned = (predictions == game.target) == inserting
-    while done < n and not (stop and turned.any()):
-        counts = np.arange(done + 1, min(done + ahead, n) + 1)
-        taken = chosen < counts[:, None]
-        present = taken if inserting else ~taken
-        found = game.outcome(present)
-        values = np.append(values, checked_rewards(found.rewards, present))
-        predictions = np.append(predictions, found.predictions)
-        confidences = np.append(confidences, found.confidences)
+    path = along(patches, mode)
+    ends = game.outcome(path[[0, -1]])
+    checked_rewards(ends.rewards, path[[0, -1]])
+    parts = [part[:1] for part in (ends.rewards, ends.predictions, ends.confidences)]
+    ahead = _FIRST_LOOK if stop else n
+    while True:
+        values, predictions, confidences = parts
+        done = len(values) - 1
         turned = (predictions == game.target) == inserting
-        done, ahead = int(counts[-1]), 2 * ahead
-    flip = int(turned.argmax()) if stop and turned.any() else None
-    k = n if flip is None else flip
-    return Explanation(
-        order=patches[:k],
-        values=values[1 : k + 1],
-        f_empty=float(ends.rewards[0]),
-        f_full=float(ends.rewards[1]),
+        if done == n or (stop and turned.any()):
+            break
+        rows = path[done + 1 : done + 1 + ahead]
+        found = game.outcome(rows)
+        checked_rewards(found.rewards, rows)
+        fresh = (found.rewards, found.predictions, found.confidences)
+        parts = [np.append(*both) for both in zip(parts, fresh, strict=True)]
+        ahead *= 2
+    k = int(turned.argmax()) if stop and turned.any() else n
+    reached = slice(k + 1)
+    return Explanation.from_steps(
+        mode,
+        patches[:k],
+        values[reached],
+        float(ends.rewards[1]),
         n_players=n,
+        stop_reason="flip" if stop and turned.any() else "all",
+        predictions=predictions[reached],
+        confidences=confidences[reached],
         n_evaluations=done,
-        mode=mode,
-        stop_reason="all" if flip is None else "flip",
-        predictions=predictions[1 : k + 1],
-        confidences=confidences[1 : k + 1],
-        start_prediction=int(predictions[0]),
-        start_confidence=float(confidences[0]),
-        **game.facts(predictions[: k + 1].tolist()),
+        step_evaluations=np.arange(1, k + 1),
+        **game.facts(predictions[reached].tolist()),
     )

@@ -8,9 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from moxi_lite.games import FloatArray
 
-class Estimate(NamedTuple):
-    """A value and the ends of its interval, which are NaN where there are too few data for one.
+_FEWEST = 8  # with fewer units the interval of a bootstrap means little
+
+
+class _Ends(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+class Estimate(_Ends):
+    """A value and the ends of its 95 % interval; it unpacks into these three.
 
     In a string it becomes value and interval, by the format given for a number:
     ``f"{Estimate(90.7, 81.5, 98.1):.0f}"`` is ``"91 (82 to 98)"``.
@@ -19,17 +29,23 @@ class Estimate(NamedTuple):
     ----------
     value : float
     low, high : float
-        Ends of the interval.
+        Ends of the interval; NaN where there are too few data for one.
+    n : int or None
+        Number of images, games or trials behind the value, where known.
     """
 
-    value: float
-    low: float
-    high: float
+    n: int | None
+
+    def __new__(cls, value: float, low: float, high: float, n: int | None = None) -> Estimate:
+        """Make a tuple of three, with the number beside it."""
+        made = super().__new__(cls, value, low, high)
+        made.n = n
+        return made
 
     @property
     def percent(self) -> Estimate:
         """The same times 100."""
-        return Estimate(*(100 * part for part in self))
+        return Estimate(100 * self.value, 100 * self.low, 100 * self.high, self.n)
 
     def __format__(self, spec: str) -> str:
         """Write value and interval, each in the format given."""
@@ -41,43 +57,42 @@ class Estimate(NamedTuple):
 
 def bootstrap(
     values: npt.ArrayLike,
-    statistic: Callable[..., Any] = np.mean,
+    statistic: Callable[[FloatArray], Any] = np.mean,
     *,
-    n_bootstrap: int = 2000,
-    at_least: int = 8,
+    clusters: npt.ArrayLike | None = None,
+    n_resamples: int = 2000,
     random_state: int | np.random.Generator | None = 0,
-    confidence: float = 0.95,
 ) -> Estimate:
-    """Estimate a statistic of independent values, with a percentile bootstrap interval.
+    """Estimate a statistic, with a 95 % percentile bootstrap interval.
 
-    The interval holds how much the statistic varies when as many values are drawn, with
+    The interval holds how much the statistic varies when as many units are drawn, with
     replacement, from those at hand. Where all values agree it has no width, which is no proof
-    that all further ones would agree, too; for few values it is too narrow.
+    that all further ones would agree, too; for few units it is too narrow.
 
     Parameters
     ----------
     values : array_like of float, shape (k,)
         One an image, k > 0.
     statistic : callable
-        From an array and ``axis=`` to the statistic along that axis, such as `numpy.median`.
-    n_bootstrap : int
-        Number of resamples, at least 1.
-    at_least : int
-        With fewer values than this the ends of the interval are NaN.
+        From values, shape (m,), to a number, such as `numpy.median`.
+    clusters : array_like, shape (k,) or (k, m), optional
+        What is drawn in place of single values: the unit that each value comes from, or the m
+        units that it is made of, such as the source digits of a composite; a value then counts as
+        often as the numbers of times that its units are drawn, multiplied.
+    n_resamples : int
+        Number of resamples.
     random_state : int, numpy.random.Generator or None
         Seed or generator of the resamples.
-    confidence : float
-        Level of the interval, between 0 and 1.
 
     Returns
     -------
     Estimate
+        With fewer than 8 units the ends of its interval are NaN.
 
     Raises
     ------
     ValueError
-        If there are no values, they have more than one axis or are NaN, or an argument is out of
-        range.
+        If there are no values, they have more than one axis or are NaN.
 
     Examples
     --------
@@ -91,21 +106,50 @@ def bootstrap(
         )
     if np.isnan(held).any():
         raise ValueError(f"{int(np.isnan(held).sum())} of the {len(held)} values are NaN.")
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap must be at least 1, not {n_bootstrap}.")
-    _check_confidence(confidence)
-    value = float(statistic(held, axis=0))
-    if len(held) < at_least:
-        return Estimate(value, np.nan, np.nan)
-    rng = np.random.default_rng(random_state)
-    rows = rng.integers(len(held), size=(n_bootstrap, len(held)))
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(statistic(held[rows], axis=1), tails)
-    return Estimate(value, float(low), float(high))
+    value, n_units = float(statistic(held)), len(held)
+
+    def of_drawn(units: npt.NDArray[np.int64]) -> Any:
+        return statistic(held[units])
+
+    if clusters is not None:
+        labels = np.asarray(clusters).reshape(len(held), -1)
+        names, unit = np.unique(labels, return_inverse=True)
+        n_units, unit = len(names), unit.reshape(labels.shape)
+
+        def of_drawn(units: npt.NDArray[np.int64]) -> Any:
+            times = np.bincount(units, minlength=n_units)[unit].prod(axis=1)
+            return statistic(np.repeat(held, times))
+
+    if n_units < _FEWEST:
+        return Estimate(value, np.nan, np.nan, len(held))
+    low, high = resampled(of_drawn, n_units, n_resamples, random_state)
+    return Estimate(value, float(low), float(high), len(held))
 
 
-def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
-    r"""Estimate a share from successes in independent trials, with Wilson's score interval.
+def resampled(
+    of_drawn: Callable[[npt.NDArray[np.int64]], Any],
+    n_units: int,
+    n_resamples: int,
+    random_state: int | np.random.Generator | None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the 95 % percentile interval of what is computed from the numbers of drawn units."""
+    from scipy import stats  # slow to import
+
+    if n_units == 1:  # every draw is the same
+        return of_drawn(np.zeros(1, dtype=np.int64)), of_drawn(np.zeros(1, dtype=np.int64))
+    found = stats.bootstrap(
+        (np.arange(n_units),),
+        of_drawn,
+        vectorized=False,
+        n_resamples=n_resamples,
+        method="percentile",
+        random_state=np.random.default_rng(random_state),
+    ).confidence_interval
+    return found.low, found.high
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    r"""Estimate a share from successes in independent trials, with Wilson's 95 % score interval.
 
     Unlike the bootstrap it stays honest at 0 and n successes: it keeps a width there.
 
@@ -117,8 +161,6 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     ----------
     successes, n : int
         Successes, 0..n, in n > 0 trials.
-    confidence : float
-        Level of the interval, between 0 and 1.
 
     Returns
     -------
@@ -128,8 +170,7 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     Raises
     ------
     ValueError
-        If n is not positive, one of the two is not a whole number, successes are not in 0..n, or
-        the confidence is out of range.
+        If n is not positive, one of the two is not a whole number, or successes are not in 0..n.
 
     Examples
     --------
@@ -138,13 +179,7 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     """
     if not (float(n).is_integer() and float(successes).is_integer() and 0 <= successes <= n >= 1):
         raise ValueError(f"successes must be a whole number in 0..n, not {successes} of {n}.")
-    _check_confidence(confidence)
     from scipy.stats import binomtest  # slow to import
 
-    interval = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return Estimate(int(successes) / int(n), float(interval.low), float(interval.high))
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, not {confidence}.")
+    interval = binomtest(int(successes), int(n)).proportion_ci(method="wilson")
+    return Estimate(int(successes) / int(n), float(interval.low), float(interval.high), int(n))

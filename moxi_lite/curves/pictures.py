@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
-import json
 from collections.abc import Collection, Mapping
-from importlib import resources
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from moxi_lite.curves.averages import AverageCurve
+from moxi_lite.curves.intervals import Estimate
 from moxi_lite.errors import unknown_name
-from moxi_lite.explanation import METHOD_COLORS, VERBS, new_axes
+from moxi_lite.explanation import (
+    METHOD_COLORS,
+    VERBS,
+    SliderHTML,
+    fill,
+    json_for_html,
+    new_axes,
+    rounded,
+)
 
 _METRICS = {"correct": "accuracy", "probability": "probability", "log_odds": "log-odds"}
 
@@ -76,8 +82,8 @@ def plot_average_curves(
 
 def average_curves_html(
     *metrics: Mapping[str, AverageCurve], start: float = 0.04, title: str = ""
-) -> str:
-    """Write averaged curves as HTML, with a slider over the share of the patches (Figure 3).
+) -> SliderHTML:
+    """Show averaged curves with a slider over the share of the patches (Figure 3).
 
     Parameters
     ----------
@@ -85,13 +91,12 @@ def average_curves_html(
         Label -> curve: one of the accuracy, of the probability, or one of each.
     start : float
         Share of the patches, 0..1, at which the slider begins.
-    title : str
-        Read out by screen readers.
+    title : str, optional
+        Read out by screen readers; says mode and metrics by default.
 
     Returns
     -------
-    str
-        One ``<div>`` that needs no other file: ``SliderHTML(html, title)`` shows it.
+    SliderHTML
 
     Raises
     ------
@@ -109,6 +114,7 @@ def average_curves_html(
         raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
     if not 0 <= start <= 1:
         raise ValueError(f"start must be a share of the patches in 0..1, not {start}.")
+    shown = [_METRICS[metric] for _, metric in kinds]
     data = {
         "n": n,
         "start": int(start * n + 0.5),
@@ -117,14 +123,54 @@ def average_curves_html(
         "colors": [to_hex(METHOD_COLORS.get(k, f"C{order}")) for order, k in enumerate(first)],
         "images": [curve.n_images for curve in first.values()],
         "metrics": {
-            _METRICS[named]: [np.round([c.mean, c.lower, c.upper], 4).tolist() for c in curves]
-            for (_, named), curves in zip(kinds, (m.values() for m in metrics), strict=True)
+            name: [rounded(np.round([c.mean, c.lower, c.upper], 4)) for c in averages.values()]
+            for name, averages in zip(shown, metrics, strict=True)
         },
     }
-    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    page = resources.files("moxi_lite.curves").joinpath("curves.html").read_text(encoding="utf-8")
-    page = page.replace("@@TOKEN@@", hashlib.sha256(packed.encode()).hexdigest()[:16])
-    return page.replace("@@TITLE@@", html.escape(title)).replace("@@DATA@@", packed).rstrip("\n")
+    if not title:
+        title = f"{kinds[0][0].capitalize()} curves: {' and '.join(shown)}"
+    fields = {"TITLE": html.escape(title), "DATA": json_for_html(data)}
+    return SliderHTML(fill("curves", "curves.html", fields), title)
+
+
+def plot_forest(
+    estimates: Mapping[str, Estimate],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = "",
+    reference: float | None = 0.0,
+) -> Axes:
+    """Draw estimates with their intervals, one row a label, the first on top (a forest plot).
+
+    Parameters
+    ----------
+    estimates : mapping of str to Estimate
+        Label -> value and interval, such as `differences` gives them. A label in `METHOD_COLORS`
+        sets the colour; the number of images stands beside it where the estimate knows it.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    xlabel : str
+        What the values are, with their unit.
+    reference : float, optional
+        Where a vertical line marks "no difference"; None draws none.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    if ax is None:
+        ax = new_axes((6.4, 0.9 + 0.34 * len(estimates)))
+    for row, (label, estimate) in enumerate(estimates.items()):
+        color = METHOD_COLORS.get(label, "0.2")
+        ax.plot([estimate.low, estimate.high], [row, row], color=color, lw=2)
+        ax.plot(estimate.value, row, "o", color=color, ms=7)
+    if reference is not None:
+        ax.axvline(reference, color="0.5", lw=1, ls="--", zorder=0)
+    names = [f"{k} (n = {e.n})" if e.n is not None else k for k, e in estimates.items()]
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlabel(xlabel)
+    return ax
 
 
 def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:

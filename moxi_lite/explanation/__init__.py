@@ -1,6 +1,6 @@
 """What a search found: the result, its pictures and its sliders."""
 
-from moxi_lite.explanation.heat import ABSENT_GREY, heat_colors, overlay, visible_image
+from moxi_lite.explanation.heat import ABSENT_GREY, heat_colors
 from moxi_lite.explanation.html import SliderHTML, reveal
 from moxi_lite.explanation.pictures import (
     METHOD_COLORS,
@@ -24,12 +24,10 @@ __all__ = [
     "heat_colors",
     "json_for_html",
     "new_axes",
-    "overlay",
     "plot_explanation",
     "plot_trace",
     "reveal",
     "rounded",
     "set_sum_dashboard",
     "set_sum_playground",
-    "visible_image",
 ]

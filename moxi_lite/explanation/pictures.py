@@ -19,15 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from moxi_lite.explanation.heat import (
-    HEAT,
-    OPACITY,
-    heat_colors,
-    overlay,
-    short_label,
-    shown_steps,
-    visible_image,
-)
+from moxi_lite.explanation.heat import HEAT, OPACITY, heat_colors
 
 if TYPE_CHECKING:  # Explanation.plot draws with this module
     from moxi_lite.explanation.result import Explanation
@@ -59,6 +51,12 @@ def new_axes(figsize: tuple[float, float]) -> Axes:
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=figsize, layout="constrained")[1]
+
+
+def _short_label(ex: Explanation, index: int) -> str:
+    """Return the first synonym, cut to fit under a small picture."""
+    name = ex.class_name(index).split(",")[0]
+    return name if len(name) <= 20 else name[:19] + "…"
 
 
 def _step_title(ex: Explanation, steps: int) -> str:
@@ -115,13 +113,13 @@ def plot_explanation(
     """
     if numbers not in (None, "order", "patch"):
         raise ValueError(f'numbers must be "order", "patch" or None, not {numbers!r}.')
-    shown = shown_steps(ex, steps)
+    shown = ex.shown_steps(steps)
     if ax is None:
         ax = new_axes((4.8, 4) if ex.image is not None else (6, 3.2))
     ax.set_title(_step_title(ex, shown) if title is None else title)
     if ex.image is None or ex.grid is None:
         return _plot_bars(ex, ax, shown)
-    ax.imshow(overlay(ex, shown))
+    ax.imshow(ex.overlay(shown))
     ax.set_axis_off()
     if shown == 0:
         _note(ax, _nothing_to_show(ex))
@@ -155,7 +153,7 @@ def _note(ax: Axes, text: str) -> None:
 def _nothing_to_show(ex: Explanation) -> str:
     if ex.patches_to_flip() != 0 or ex.target is None:
         return "no patch chosen yet"
-    name = short_label(ex, ex.target)
+    name = _short_label(ex, ex.target)
     if ex.mode == "insertion":
         return f"nothing to insert: the empty image\nalready counts as {name}"
     return f"nothing to remove: the full image\ndoes not count as {name}"
@@ -228,12 +226,12 @@ class _NotebookFigure(Figure):
 def _value_label(ex: Explanation) -> str:
     if ex.target is None:
         return "reward f"
-    return f"{_REWARD_NAMES.get(ex.reward or '', 'reward f')} of {short_label(ex, ex.target)}"
+    return f"{_REWARD_NAMES.get(ex.reward or '', 'reward f')} of {_short_label(ex, ex.target)}"
 
 
 def _strip_steps(explanations: Mapping[str, Explanation], n_columns: int) -> list[int]:
     """Spread the columns evenly up to the step at which the quickest method is done."""
-    done = min(shown_steps(ex, None) for ex in explanations.values())
+    done = min(ex.shown_steps(None) for ex in explanations.values())
     longest = max(len(ex.order) for ex in explanations.values())
     last = min(max(done, n_columns), max(longest, 1))
     return [int(step) for step in np.unique(np.linspace(0, last, n_columns + 1).round())[1:]]
@@ -248,7 +246,7 @@ def _caption(ex: Explanation, step: int) -> str:
     else:
         return f"f = {ex.values[step - 1]:.2f}" if step else ""
     mark = "✓" if index == ex.target else "✗"
-    return f"{mark} {short_label(ex, index)} {probability:.2f}"
+    return f"{mark} {_short_label(ex, index)} {probability:.2f}"
 
 
 def figure1_strip(
@@ -304,10 +302,10 @@ def figure1_strip(
         for ax, step in zip(row, [*shown, None], strict=False):
             if step is None:
                 plot_explanation(ex, ax, title="", colorbar=False)
-                below = _step_title(ex, shown_steps(ex, None))
+                below = _step_title(ex, ex.shown_steps(None))
             else:
                 reached = min(step, len(ex.order))
-                ax.imshow(visible_image(ex, reached))
+                ax.imshow(ex.visible_image(reached))
                 below = _caption(ex, reached) + (f" (at {reached})" if reached < step else "")
             ax.set_axis_on()
             ax.set(xticks=[], yticks=[])

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,19 +17,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from moxi_lite.errors import whole_number
+from moxi_lite.explanation.heat import shown_patches, tinted
 from moxi_lite.explanation.pictures import plot_explanation
 from moxi_lite.files import write_atomically
 from moxi_lite.games import BoolArray, FloatArray
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 VERBS: Mapping[str, str] = MappingProxyType({"insertion": "inserted", "deletion": "removed"})
 """What is done to patches in each mode."""
 
 _FORMAT = "moxi-lite explanation"
-_VERSION = 1
-_ARRAYS = {"order": np.int64, "values": float, "predictions": np.int64, "confidences": float}
+_VERSION = 2  # 1 had no step_evaluations
+_ARRAYS = {
+    "order": np.int64,
+    "values": float,
+    "predictions": np.int64,
+    "confidences": float,
+    "step_evaluations": np.int64,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +65,8 @@ class Explanation:
         Class predicted after each step and its probability, 0..1; None for games without classes.
     start_prediction, start_confidence : int and float, or None
         The same before the first step.
+    step_evaluations : ndarray of int64, shape (k,), or None
+        Candidate coalitions evaluated up to each step; None where that is not known.
     target : int or None
         Class whose reward was played for.
     grid : tuple of int or None
@@ -80,6 +91,7 @@ class Explanation:
     confidences: FloatArray | None = None
     start_prediction: int | None = None
     start_confidence: float | None = None
+    step_evaluations: np.ndarray | None = None
     target: int | None = None
     grid: tuple[int, int] | None = None
     labels: dict[int, str] = dataclasses.field(default_factory=dict)
@@ -87,6 +99,58 @@ class Explanation:
     model: str | None = None
     masking: str | None = None
     reward: str | None = None
+
+    @classmethod
+    def from_steps(
+        cls,
+        mode: str,
+        order: Sequence[Any] | np.ndarray,
+        values: Sequence[Any] | np.ndarray,
+        other_end: float,
+        *,
+        n_players: int,
+        stop_reason: str,
+        predictions: Sequence[Any] | np.ndarray | None = None,
+        confidences: Sequence[Any] | np.ndarray | None = None,
+        step_evaluations: Sequence[Any] | np.ndarray | None = None,
+        **facts: Any,
+    ) -> Explanation:
+        """Assemble an explanation from what is known of the steps 0 to k.
+
+        Parameters
+        ----------
+        mode : {"insertion", "deletion"}
+        order : sequence of int, length k
+        values, predictions, confidences : sequence, length k + 1
+            From step 0, before the first player, on.
+        other_end : float
+            Reward of all players (insertion), or of none (deletion).
+        n_players : int
+        stop_reason : str
+        step_evaluations : sequence of int, length k, optional
+        **facts
+            Further fields: target, grid, labels, image, model, masking, reward, n_evaluations;
+            that is by default the last of `step_evaluations`.
+        """
+        insertion = mode == "insertion"
+        start = float(values[0])
+        used = None if step_evaluations is None else np.array(step_evaluations, dtype=np.int64)
+        last = 0 if used is None or not len(used) else int(used[-1])
+        return cls(
+            order=np.array(order, dtype=np.int64),
+            values=np.array(values[1:], dtype=float),
+            f_empty=start if insertion else other_end,
+            f_full=other_end if insertion else start,
+            n_players=n_players,
+            mode=mode,
+            stop_reason=stop_reason,
+            predictions=None if predictions is None else np.array(predictions[1:], dtype=np.int64),
+            confidences=None if confidences is None else np.array(confidences[1:], dtype=float),
+            start_prediction=None if predictions is None else int(predictions[0]),
+            start_confidence=None if confidences is None else float(confidences[0]),
+            step_evaluations=used,
+            **{"n_evaluations": last, **facts},
+        )
 
     def __len__(self) -> int:
         """Return the number of steps, k."""
@@ -206,6 +270,92 @@ class Explanation:
         present[self.order[:step]] = self.mode == "insertion"
         return present
 
+    def table(self) -> pd.DataFrame:
+        """Tell the steps as a table, one row a step.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index ``step``, 1 to k. Columns ``patch``, ``row`` and ``column`` (``player`` for games
+            without a grid); ``value``, the reward after the step; ``class`` and ``probability``,
+            what the model says then, for games with classes; ``evaluations``, candidate
+            coalitions evaluated up to the step, where that is known.
+        """
+        import pandas as pd  # slow
+
+        columns: dict[str, Any] = {"player" if self.grid is None else "patch": self.order}
+        if self.grid is not None:
+            columns["row"], columns["column"] = np.divmod(self.order, self.grid[1])
+        columns["value"] = self.values
+        if self.predictions is not None:
+            columns["class"] = [self.class_name(index) for index in self.predictions]
+        if self.confidences is not None:
+            columns["probability"] = self.confidences
+        if self.step_evaluations is not None:
+            columns["evaluations"] = self.step_evaluations
+        return pd.DataFrame(columns, index=pd.RangeIndex(1, len(self) + 1, name="step"))
+
+    def visible_image(self, step: int) -> np.ndarray:
+        """Show the image with only those patches that are present after some steps.
+
+        Parameters
+        ----------
+        step : int
+            0 (before the first step) to k (after the last).
+
+        Returns
+        -------
+        ndarray of uint8, shape (H, W, 3)
+            Absent patches are grey, whatever the masking put there for the model.
+
+        Raises
+        ------
+        ValueError
+            If the explanation holds no image.
+        IndexError
+            If there are fewer steps than that.
+        """
+        image, grid = self._picture()
+        return shown_patches(image, grid, self.visible(step))
+
+    def overlay(self, steps: int | None = None) -> np.ndarray:
+        """Paint the paper's heatmap over the image (Sec. 5.2).
+
+        Parameters
+        ----------
+        steps : int, optional
+            Number of patches to colour.  By default those up to the success of an insertion or
+            the failure of a deletion, or all if the prediction never turns.
+
+        Returns
+        -------
+        ndarray of uint8, shape (H, W, 3)
+            Selected patches are tinted, the redder the earlier; the rest is dimmed and grey.
+
+        Raises
+        ------
+        ValueError
+            If the explanation holds no image, or `steps` exceeds its length.
+        """
+        image, _ = self._picture()
+        first = dataclasses.replace(self, order=self.order[: self.shown_steps(steps)])
+        return tinted(image, first.heatmap())
+
+    def shown_steps(self, steps: int | None) -> int:
+        """Return the number of steps to draw, checked; None is up to the flip, or else all."""
+        if steps is None:
+            flip = self.patches_to_flip()
+            return len(self) if flip is None else flip
+        return whole_number("steps", steps, 0, len(self))
+
+    def _picture(self) -> tuple[np.ndarray, tuple[int, int]]:
+        if self.image is None or self.grid is None:
+            raise ValueError(
+                "this explanation holds no image: expected one of a PatchGame. "
+                "For a plain game use plot_explanation, which draws bars."
+            )
+        return self.image, self.grid
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the heatmap over the image; see `moxi_lite.plot_explanation`."""
         return plot_explanation(self, ax=ax)
@@ -248,10 +398,14 @@ class Explanation:
             raise ValueError(f"{path} is not JSON, let alone an Explanation: {error}.") from None
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
             raise ValueError(f"{path} is not a saved Explanation (no field format={_FORMAT!r}).")
-        if (version := record.pop("version", None)) != _VERSION:
+        version = record.pop("version", None)
+        if version not in range(1, _VERSION + 1):
             raise ValueError(
-                f"{path} has version {version}; this moxi-lite reads version {_VERSION}: update it."
+                f"{path} has version {version}; this moxi-lite reads versions up to {_VERSION}: "
+                "update it."
             )
+        if version == 1:
+            record.setdefault("step_evaluations", None)
         names = {field.name for field in dataclasses.fields(cls)}
         if names != record.keys():
             differing = ", ".join(sorted(names ^ record.keys()))

@@ -1,10 +1,21 @@
 """Search for the group of players that matters most."""
 
-from moxi_lite.search.greedy import (
+from moxi_lite.search.coalitions import (
     MODES,
+    along,
+    check_mode,
+    checked_budget,
+    checked_order,
+    complete_order,
+    next_coalitions,
+    order_of,
+    remaining,
+)
+from moxi_lite.search.greedy import (
     N_FINALISTS,
     Optimum,
     Step,
+    best_steps,
     explain,
     explain_many,
     optimal_sets,
@@ -17,8 +28,17 @@ __all__ = [
     "ClassExplanation",
     "Optimum",
     "Step",
+    "along",
+    "best_steps",
+    "check_mode",
+    "checked_budget",
+    "checked_order",
+    "complete_order",
     "explain",
     "explain_class",
     "explain_many",
+    "next_coalitions",
     "optimal_sets",
+    "order_of",
+    "remaining",
 ]

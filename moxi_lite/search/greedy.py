@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from moxi_lite.errors import unknown_name, whole_number
+from moxi_lite.errors import unknown_name
 from moxi_lite.explanation import Explanation
 from moxi_lite.games import (
     BoolArray,
@@ -22,8 +22,8 @@ from moxi_lite.games import (
     tabulate,
 )
 from moxi_lite.patches import Outcome, PatchGame, outcomes
+from moxi_lite.search.coalitions import check_mode, checked_budget, next_coalitions, remaining
 
-MODES = ("insertion", "deletion")
 SEARCHES = ("greedy",)
 
 N_FINALISTS = 8
@@ -114,7 +114,7 @@ def explain(
 
     Examples
     --------
-    >>> from moxi_lite.game import SetSumGame
+    >>> from moxi_lite.games import SetSumGame
     >>> explain(SetSumGame([2, 2, 1])).order
     array([0, 2, 1])
     """
@@ -145,7 +145,7 @@ def explain_many(
     list of Explanation
         In the order of the games.
     """
-    _check_mode(mode)
+    check_mode(mode)
     if search not in SEARCHES:
         raise unknown_name("search", search, SEARCHES)
     if not isinstance(games, Iterable):
@@ -154,24 +154,56 @@ def explain_many(
             "use explain."
         )
     searches = [_Greedy(game, mode, budget, _stop_rule(stop, game, mode)) for game in games]
-    ends = _outcomes([(each.game, each.ends()) for each in searches])
-    for each, outcome in zip(searches, ends, strict=True):
+    ends = [(each.game, np.array([[False], [True]]).repeat(each.n, axis=1)) for each in searches]
+    for each, outcome in zip(searches, _outcomes(ends), strict=True):
         each.begin(outcome)
     total = sum(each.budget for each in searches)
     with tqdm(total=total, desc=mode, unit="patch", disable=not show_progress) as bar:
         while active := [each for each in searches if not each.done]:
-            candidates = [each.candidates() for each in active]
-            finalists = _screen(active, candidates)
-            found = _outcomes(
-                [
-                    (each.game, rows[chosen])
-                    for each, rows, chosen in zip(active, candidates, finalists, strict=True)
-                ]
-            )
-            for each, chosen, outcome in zip(active, finalists, found, strict=True):
-                each.take(chosen, outcome)
+            chosen = best_steps([(each.game, each.present) for each in active], mode)
+            for each, step in zip(active, chosen, strict=True):
+                each.take(step)
             bar.update(len(active))
     return [each.explanation(stop) for each in searches]
+
+
+def best_steps(states: Sequence[tuple[Game, BoolArray]], mode: str) -> list[Step]:
+    """Take the next greedy step of several games, each from the players present in it.
+
+    Parameters
+    ----------
+    states : sequence of (Game, ndarray of bool, shape (n,))
+        At least one player of each can still be inserted or deleted.
+    mode : {"insertion", "deletion"}
+
+    Returns
+    -------
+    list of Step
+        One a game: the best player, the lowest of equals.
+    """
+    sign = 1.0 if mode == "insertion" else -1.0
+    players = [remaining(present, mode) for _, present in states]
+    rows = [
+        next_coalitions(present, candidates, mode)
+        for (_, present), candidates in zip(states, players, strict=True)
+    ]
+    # Where a game is "mixed", its rewards in bfloat16 choose who is worth a look in float32.
+    screening = [
+        number
+        for number, (game, _) in enumerate(states)
+        if isinstance(game, PatchGame) and game.screens and len(rows[number]) > N_FINALISTS
+    ]
+    screened = _outcomes([(states[i][0], rows[i]) for i in screening], screening=True)
+    for i, outcome in zip(screening, screened, strict=True):
+        finalists = np.sort(np.argpartition(-sign * outcome.rewards, N_FINALISTS)[:N_FINALISTS])
+        players[i], rows[i] = players[i][finalists], rows[i][finalists]
+    requests = [(game, of_game) for (game, _), of_game in zip(states, rows, strict=True)]
+    steps = []
+    for candidates, of_game, outcome in zip(players, rows, _outcomes(requests), strict=True):
+        best = int((sign * outcome.rewards).argmax())  # the first of equals
+        number = int((of_game[best] == (mode == "insertion")).sum())
+        steps.append(_step(outcome, best, number, int(candidates[best])))
+    return steps
 
 
 class _Greedy:
@@ -179,96 +211,67 @@ class _Greedy:
 
     def __init__(self, game: Game, mode: str, budget: int | None, stop: StopRule | None) -> None:
         self.game = game
-        self.budget = checked_budget(budget, player_count(game))
+        self.n = player_count(game)
+        self.budget = checked_budget(budget, self.n)
+        self.present = np.full(self.n, mode == "deletion")
         self.done = False
         self._mode = mode
         self._stop = stop
-        self._present = np.full(game.n_players, mode == "deletion")
-        self._remaining = np.arange(game.n_players)
         self._steps: list[Step] = []
-        self._n_evaluations = 0
-
-    def ends(self) -> BoolArray:
-        """Return the empty and the full coalition."""
-        return np.stack([np.zeros_like(self._present), np.ones_like(self._present)])
 
     def begin(self, ends: AnyOutcome) -> None:
-        """Take note of their outcome."""
-        self._f_empty, self._f_full = ends.rewards.tolist()
-        self._add(_step(ends, int(self._mode == "deletion"), 0, None))
+        """Take note of the outcome of nobody and of everybody."""
+        start = int(self._mode == "deletion")
+        self._other_end = float(ends.rewards[1 - start])
+        self._add(_step(ends, start, 0, None))
 
-    def candidates(self) -> BoolArray:
-        """Return the coalitions of the next step, one for each remaining player."""
-        rows = np.repeat(self._present[None], len(self._remaining), axis=0)
-        rows[np.arange(len(rows)), self._remaining] = self._mode == "insertion"
-        return rows
-
-    def merit(self, rewards: FloatArray) -> FloatArray:
-        """Return what the mode maximises."""
-        return rewards if self._mode == "insertion" else -rewards
-
-    def take(self, rows: np.ndarray, outcome: AnyOutcome) -> None:
-        """Choose the best of those candidates (ascending `rows`) whose outcome is known."""
-        self._n_evaluations += len(self._remaining)
-        best = int(self.merit(outcome.rewards).argmax())  # the first of equals
-        player = int(self._remaining[rows[best]])
-        self._present[player] = self._mode == "insertion"
-        self._remaining = np.delete(self._remaining, rows[best])
-        self._add(_step(outcome, best, len(self._steps), player))
+    def take(self, step: Step) -> None:
+        """Insert or delete the player of a step."""
+        self.present[step.player] = self._mode == "insertion"
+        self._add(step)
 
     def _add(self, step: Step) -> None:
         self._steps.append(step)
         self._stopped = self._stop is not None and self._stop(step)
         self.done = self._stopped or step.number == self.budget
 
-    def _facts(self) -> dict[str, Any]:
-        if not isinstance(self.game, PatchGame):
-            return {}
-        return self.game.facts(s.prediction for s in self._steps if s.prediction is not None)
-
     def explanation(self, stop: str | StopRule | None) -> Explanation:
         """Summarise the finished search."""
-        start, taken = self._steps[0], self._steps[1:]
-        has_classes = start.prediction is not None
+        reason = "budget" if len(self._steps) <= self.n else "all"
         if self._stopped:
-            stop_reason = "flip" if stop == "flip" else "callable"
-        else:
-            stop_reason = "budget" if len(self._remaining) else "all"
-        return Explanation(
-            order=np.array([step.player for step in taken], dtype=np.int64),
-            values=np.array([step.value for step in taken], dtype=float),
-            f_empty=self._f_empty,
-            f_full=self._f_full,
-            n_players=len(self._present),
-            n_evaluations=self._n_evaluations,
-            mode=self._mode,
-            stop_reason=stop_reason,
-            predictions=np.array([s.prediction for s in taken], np.int64) if has_classes else None,
-            confidences=np.array([s.confidence for s in taken], float) if has_classes else None,
-            start_prediction=start.prediction,
-            start_confidence=start.confidence,
-            **self._facts(),
+            reason = "flip" if stop == "flip" else "callable"
+        facts = {}
+        if isinstance(self.game, PatchGame):
+            facts = self.game.facts(s.prediction for s in self._steps if s.prediction is not None)
+        candidates = self.n - np.arange(len(self._steps) - 1)
+        return told(
+            self._mode, self._steps, self._other_end, self.n, reason, candidates.cumsum(), **facts
         )
 
 
-def _screen(searches: list[_Greedy], candidates: list[BoolArray]) -> list[np.ndarray]:
-    """Choose, by their rewards in bfloat16, the candidates worth a second look in float32.
-
-    Games that do not screen keep all their candidates.
-    """
-    finalists = [np.arange(len(rows)) for rows in candidates]
-    screening = [
-        number
-        for number, each in enumerate(searches)
-        if isinstance(each.game, PatchGame)
-        and each.game.screens
-        and len(candidates[number]) > N_FINALISTS
-    ]
-    requests = [(searches[number].game, candidates[number]) for number in screening]
-    for number, outcome in zip(screening, _outcomes(requests, screening=True), strict=True):
-        merit = searches[number].merit(outcome.rewards)
-        finalists[number] = np.sort(np.argpartition(-merit, N_FINALISTS)[:N_FINALISTS])
-    return finalists
+def told(
+    mode: str,
+    steps: Sequence[Step],
+    other_end: float,
+    n_players: int,
+    stop_reason: str,
+    step_evaluations: np.ndarray,
+    **facts: Any,
+) -> Explanation:
+    """Turn the steps of a search, step 0 included, into an `Explanation`."""
+    has_classes = steps[0].prediction is not None
+    return Explanation.from_steps(
+        mode,
+        [step.player for step in steps[1:]],
+        [step.value for step in steps],
+        other_end,
+        n_players=n_players,
+        stop_reason=stop_reason,
+        predictions=[step.prediction for step in steps] if has_classes else None,
+        confidences=[step.confidence for step in steps] if has_classes else None,
+        step_evaluations=step_evaluations,
+        **facts,
+    )
 
 
 @dataclass(frozen=True)
@@ -309,7 +312,7 @@ def optimal_sets(game: Game, mode: str = "insertion") -> Optimum:
     ValueError
         If the mode is unknown or the game has more than 20 players.
     """
-    _check_mode(mode)
+    check_mode(mode)
     n = game.n_players
     table = tabulate(game).values
     if mode == "deletion":
@@ -319,16 +322,6 @@ def optimal_sets(game: Game, mode: str = "insertion") -> Optimum:
     merit = table if mode == "insertion" else -table
     best = [int(np.flatnonzero(sizes == k)[np.argmax(merit[sizes == k])]) for k in range(n + 1)]
     return Optimum(sets=chosen[best], values=table[best])
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES)
-
-
-def checked_budget(budget: int | None, n_players: int) -> int:
-    """Return the most steps that a search may take; raises what `whole_number` does."""
-    return n_players if budget is None else whole_number("budget (players)", budget, 1, n_players)
 
 
 def _stop_rule(stop: str | StopRule | None, game: Game, mode: str) -> StopRule | None:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from moxi_lite.explanation import Explanation, visible_image
+from moxi_lite.explanation import Explanation
 from moxi_lite.games import BoolArray, FloatArray
 from moxi_lite.patches import Outcome, PatchGame, get_reward
-from moxi_lite.search.greedy import Step, checked_budget, explain
+from moxi_lite.search.coalitions import checked_budget, next_coalitions
+from moxi_lite.search.greedy import Step, explain, told
 
 
 class ClassGame(Protocol):
@@ -58,7 +59,7 @@ def explain_class(
     game: ClassGame,
     *,
     budget: int | None = None,
-    follow: bool = True,
+    track_leader: bool = True,
     show_progress: bool = False,
 ) -> ClassExplanation:
     r"""Find the patches of a class that the model does not predict (Sec. 5.2, Fig. 5).
@@ -79,7 +80,7 @@ def explain_class(
         A `PatchGame` whose `target` is the class asked for.
     budget : int, optional
         Most patches removed in each stage, at least 1.  None means no limit.
-    follow : bool
+    track_leader : bool
         Whether p is the class predicted *at present*, so that a third class which comes first in
         between is cleared as well.  False keeps p to the class predicted for the whole image, as
         the paper words it.  The two differ only once a third class is predicted.
@@ -110,7 +111,7 @@ def explain_class(
             f"has no {' and no '.join(missing)}."
         )
     most = checked_budget(budget, game.n_players)
-    cleared = _clear(game, most, follow, show_progress)
+    cleared = _clear(game, most, track_leader, show_progress)
     if cleared.stop_reason != "flip":
         return ClassExplanation(cleared, None)
     players = np.flatnonzero(cleared.visible(len(cleared)))
@@ -122,11 +123,11 @@ def explain_class(
         show_progress=show_progress,
     )
     found = dataclasses.replace(found, order=players[found.order], n_players=game.n_players)
-    image = visible_image(cleared, len(cleared)) if cleared.image is not None else None
+    image = None if cleared.image is None else cleared.visible_image(len(cleared))
     return ClassExplanation(cleared, _with_facts(found, game, game.target, image))
 
 
-def _clear(game: ClassGame, budget: int, follow: bool, show_progress: bool) -> Explanation:
+def _clear(game: ClassGame, budget: int, track_leader: bool, show_progress: bool) -> Explanation:
     """Stage 1."""
     n, reward_of = game.n_players, get_reward(game.reward)
     present = np.ones(n, dtype=bool)
@@ -134,15 +135,13 @@ def _clear(game: ClassGame, budget: int, follow: bool, show_progress: bool) -> E
     f_empty, now = float(reward_of(ends[:1], game.predicted)), ends[1:]
     leader = int(now.argmax())
     steps = [_step(game, now, None, 0)]
-    n_evaluations, stuck = 0, False
+    stuck = False
     with tqdm(total=budget, desc="clearing", unit="patch", disable=not show_progress) as bar:
         while leader != game.target and len(steps) <= budget and not stuck:
-            rival = leader if follow else game.predicted
+            rival = leader if track_leader else game.predicted
             players = np.flatnonzero(present)
-            rows = np.repeat(present[None], len(players), axis=0)
-            rows[np.arange(len(players)), players] = False
+            rows = next_coalitions(present, players, "deletion")
             logits = _logits(game, rows)
-            n_evaluations += len(rows)
             of_target, of_rival = (reward_of(logits, each) for each in (game.target, rival))
             useful = of_target > reward_of(now, game.target)
             useful &= of_rival < reward_of(now, rival)
@@ -154,20 +153,17 @@ def _clear(game: ClassGame, budget: int, follow: bool, show_progress: bool) -> E
                 leader = int(now.argmax())
                 steps.append(_step(game, now, int(players[best]), len(steps)))
                 bar.update()
-    start, taken = steps[0], steps[1:]
-    found = Explanation(
-        order=np.array([step.player for step in taken], dtype=np.int64),
-        values=np.array([step.value for step in taken], dtype=float),
-        f_empty=f_empty,
-        f_full=start.value,
-        n_players=n,
-        n_evaluations=n_evaluations,
-        mode="deletion",
-        stop_reason="flip" if leader == game.target else "stuck" if stuck else "budget",
-        predictions=np.array([step.prediction for step in taken], dtype=np.int64),
-        confidences=np.array([step.confidence for step in taken], dtype=float),
-        start_prediction=start.prediction,
-        start_confidence=start.confidence,
+    reason = "flip" if leader == game.target else "stuck" if stuck else "budget"
+    # Looking once more without finding anybody costs evaluations, too.
+    evaluations = (n - np.arange(len(steps) - 1 + stuck)).cumsum()
+    found = told(
+        "deletion",
+        steps,
+        f_empty,
+        n,
+        reason,
+        evaluations[: len(steps) - 1],
+        n_evaluations=int(evaluations[-1]) if len(evaluations) else 0,
     )
     image = game.display if isinstance(game, PatchGame) else None
     return _with_facts(found, game, game.predicted, image)

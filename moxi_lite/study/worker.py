@@ -27,12 +27,12 @@ import pyarrow as pa
 import torch
 
 import moxi_lite
-from moxi_lite.attribution import attribute, order_of, shapley_scores
-from moxi_lite.curves import Curve, complete_order, curves_of
+from moxi_lite.attribution import attribute, shapley_scores
+from moxi_lite.curves import Curve, curves_of
 from moxi_lite.games import BoolArray, FloatArray
 from moxi_lite.models import Classifier
 from moxi_lite.patches import PatchGame
-from moxi_lite.search import explain
+from moxi_lite.search import complete_order, explain, next_coalitions, order_of
 from moxi_lite.study.images import StudyImage, open_image
 from moxi_lite.study.settings import ModelSource, Settings, load_source
 from moxi_lite.study.store import SCHEMA, Shard, StudyFolder, now
@@ -207,9 +207,7 @@ def greedy_order(game: PatchGame, mode: str, budget: int | None) -> tuple[np.nda
     scores = np.zeros(game.n_players)
     rest = np.setdiff1d(np.arange(game.n_players), ex.order)
     if len(rest) > 1:
-        candidates = np.repeat(ex.visible(len(ex))[None], len(rest), axis=0)
-        candidates[np.arange(len(rest)), rest] = mode == "insertion"
-        rewards = game(candidates)
+        rewards = game(next_coalitions(ex.visible(len(ex)), rest, mode))
         scores[rest] = rewards if mode == "insertion" else -rewards
     return complete_order(ex.order, scores)
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from moxi_lite.curves import Curve, accuracy_at, average_curves, average_differences
+from moxi_lite.curves import (
+    Curve,
+    average_curves,
+    average_differences,
+    average_table,
+    differences,
+)
 
 
 def made(probability, mode="insertion", correct=None, target=0):
@@ -28,17 +34,15 @@ def test_average_by_hand():
     assert average_curves(curves).lower[-1] == average_curves(curves).upper[-1] == 1
 
 
-def test_bootstrap_interval_is_about_two_standard_errors_wide():
+def test_interval_is_about_two_standard_errors_wide():
     values = np.random.default_rng(0).normal(0.5, 0.05, size=(200, 1)).repeat(3, axis=1)
     curves = [made(value) for value in values]
-    average = average_curves(curves, "probability", n_bootstrap=4000)
+    average = average_curves(curves, "probability", n_resamples=4000)
     error = values[:, 0].std() / np.sqrt(200)
     np.testing.assert_allclose(average.upper - average.mean, 1.96 * error, rtol=0.1)
     np.testing.assert_allclose(average.mean - average.lower, 1.96 * error, rtol=0.1)
     # All points move together, so the area has the interval of each of them.
     assert average.auc_upper == pytest.approx(average.upper[0])
-    narrow = average_curves(curves, "probability", n_bootstrap=4000, confidence=0.5)
-    np.testing.assert_allclose(narrow.upper - narrow.mean, 0.674 * error, rtol=0.1)
 
 
 def test_bootstrap_repeats_and_one_image_has_no_interval():
@@ -89,38 +93,61 @@ def test_differences_are_of_mappings():
         average_differences([], [])
 
 
-def test_accuracy_at_the_nearest_count():
+def test_shares_count_the_nearest_number_of_patches():
     curves = [
         made([0.3] * 6, correct=[0, 0, 1, 1, 1, 1]),
         made([0.3] * 6, correct=[0, 1, 1, 0, 1, 1]),
     ]
+    average = average_curves(curves)
     fractions = [0, 0.09, 0.1, 0.2, 0.3, 0.6, 1]
-    expected = [0, 0, 0.5, 0.5, 1, 0.5, 1]
-    np.testing.assert_array_equal(accuracy_at(curves, fractions), expected)
-    assert accuracy_at(curves, 0.2) == 0.5
+    assert [average.at(f).value for f in fractions] == [0, 0, 0.5, 0.5, 1, 0.5, 1]
     # 4 % of the 196 patches of the paper's models
-    step = made([0.3] * 197, correct=np.arange(197) >= 8)
-    assert accuracy_at([step], 0.04) == 1 and accuracy_at([step], 0.038) == 0
+    step = average_curves([made([0.3] * 197, correct=np.arange(197) >= 8)])
+    assert step.at(0.04).value == 1 and step.at(0.038).value == 0
+
+
+def by_image(first_right, n=10):
+    """Images i = 0..9 that are right from `first_right` + i patches of 20 on."""
+    return {
+        f"image {i}": made([0.5] * 21, correct=np.arange(21) >= first_right + i) for i in range(n)
+    }
+
+
+def test_a_table_has_a_row_a_method_and_a_column_a_share():
+    found = average_table({"MoXI": by_image(1), "own": by_image(5, n=5)}, [0.1, 0.25, 1])
+    assert found.index.tolist() == ["MoXI", "own"]
+    assert found.columns.tolist() == ["n", "10 %", "25 %", "100 %"]
+    assert found["n"].tolist() == [10, 5]
+    average = average_curves(by_image(1))
+    assert found.loc["MoXI", "25 %"] == f"{average.at(0.25).percent:.0f}"
+    assert found.loc["MoXI", "25 %"].startswith("50 (")
+    assert found.loc["own", "100 %"] == "100 (100 to 100)"
+
+
+def test_differences_from_several_rivals_are_paired_and_in_points():
+    curves = {"MoXI": by_image(1), "near": by_image(2), "far": by_image(9, n=5)}
+    found = differences(curves, "MoXI", ["near", "far"])
+    assert list(found) == ["near", "far"] and [each.n for each in found.values()] == [10, 5]
+    # Each image is right one patch of 20 earlier, so the area differs by 5 points throughout.
+    assert found["near"].value == found["near"].low == pytest.approx(5)
+    assert differences(curves, "MoXI", ["near"], share=0.5)["near"].value == pytest.approx(10)
+    with pytest.raises(ValueError, match=r"unknown label 'nearby'.*Did you mean 'near'"):
+        differences(curves, "MoXI", ["nearby"])
 
 
 def test_bad_arguments():
     curve = made([0.2, 0.4])
     with pytest.raises(ValueError, match="unknown metric"):
         average_curves([curve], "accuracy")
-    for average in (average_curves, lambda curves: accuracy_at(curves, 0.5)):
-        with pytest.raises(ValueError, match="got none"):
-            average([])
-        with pytest.raises(ValueError, match="deletion of 1 patches, insertion of 1 patches"):
-            average([curve, made([0.2, 0.4], "deletion")])
-        with pytest.raises(ValueError, match="insertion of 1 patches, insertion of 2 patches"):
-            average([curve, made([0.2, 0.4, 0.4])])
-    with pytest.raises(ValueError, match="n_bootstrap"):
-        average_curves([curve], n_bootstrap=0)
-    with pytest.raises(ValueError, match="confidence"):
-        average_curves([curve], confidence=95)
+    with pytest.raises(ValueError, match="got none"):
+        average_curves([])
+    with pytest.raises(ValueError, match="deletion of 1 patches, insertion of 1 patches"):
+        average_curves([curve, made([0.2, 0.4], "deletion")])
+    with pytest.raises(ValueError, match="insertion of 1 patches, insertion of 2 patches"):
+        average_curves([curve, made([0.2, 0.4, 0.4])])
     for outside in (4, -0.1, np.nan):
         with pytest.raises(ValueError, match=r"0\.\.1"):
-            accuracy_at([curve], outside)
+            average_curves([curve]).at(outside)
 
 
 def test_one_curve_is_no_average():

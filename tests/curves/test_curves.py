@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moxi_lite.curves import Curve, complete_order, curves_of, deletion_curve, insertion_curve
+from moxi_lite.curves import Curve, curves_of, deletion_curve, insertion_curve
 from moxi_lite.games import SetSumGame
 from moxi_lite.patches import PatchGame
 from moxi_lite.search import explain
@@ -123,26 +123,6 @@ def test_patches_to_flip(correct, insertion, deletion):
     assert made([0.2] * 4, "deletion", correct).patches_to_flip() == deletion
 
 
-def test_complete_order():
-    order, exact = complete_order([4, 1], [0.0, 9.0, 2.0, 2.0, 0.0])
-    assert order.tolist() == [4, 1, 2, 3, 0]
-    assert exact.tolist() == [True, True, False, False, False]
-    order, exact = complete_order([], np.zeros(3))
-    assert order.tolist() == [0, 1, 2] and not exact.any()
-    order, exact = complete_order([2, 0], np.zeros(3))  # nothing left to choose
-    assert order.tolist() == [2, 0, 1] and exact.all()
-    order, exact = complete_order([2, 0, 1], np.zeros(3))
-    assert order.tolist() == [2, 0, 1] and exact.all()
-
-
-@given(st.permutations(range(12)), st.integers(0, 12))
-def test_completed_orders_have_every_patch_once(permutation, k):
-    order, exact = complete_order(permutation[:k], np.zeros(12))
-    assert order[:k].tolist() == permutation[:k]
-    assert order[k:].tolist() == sorted(permutation[k:])
-    assert exact.sum() == (12 if k >= 11 else k)
-
-
 @pytest.mark.parametrize(
     ("order", "words"),
     [
@@ -181,12 +161,6 @@ def test_bad_arguments(tiny_cnn, pixels):
     curve = made([0.2, 0.4])
     with pytest.raises(ValueError, match="Did you mean 'probability'"):
         curve.auc("probabilty")
-    with pytest.raises(ValueError, match="repeats patch 1"):
-        complete_order([1, 1], np.zeros(4))
-    with pytest.raises(ValueError, match="has patch 4"):
-        complete_order([4], np.zeros(4))
-    with pytest.raises(ValueError, match="NaN"):
-        complete_order([1], [0.0, np.nan])
 
 
 def test_a_model_that_breaks_on_masked_images_is_named(tiny_cnn, pixels):

@@ -17,13 +17,11 @@ def test_an_estimate_writes_itself_with_its_interval():
 
 def test_the_interval_of_a_mean_is_about_two_standard_errors_wide():
     values = np.random.default_rng(0).normal(3, 2, size=400)
-    found = bootstrap(values, n_bootstrap=4000)
+    found = bootstrap(values, n_resamples=4000)
     assert found.value == pytest.approx(values.mean())
     error = values.std() / 20
     assert found.high - found.value == pytest.approx(1.96 * error, rel=0.1)
     assert found.value - found.low == pytest.approx(1.96 * error, rel=0.1)
-    half = bootstrap(values, n_bootstrap=4000, confidence=0.5)
-    assert half.high - half.value == pytest.approx(0.674 * error, rel=0.1)
 
 
 def test_bootstrap_of_a_median_repeats_and_stays_within_the_values():
@@ -36,7 +34,6 @@ def test_bootstrap_of_a_median_repeats_and_stays_within_the_values():
 
 def test_few_values_have_no_interval():
     assert np.isnan(bootstrap(range(7)).low) and not np.isnan(bootstrap(range(8)).low)
-    assert bootstrap([1, 3], at_least=2).low >= 1
 
 
 @pytest.mark.parametrize("values", [[], [[1, 2], [3, 4]], 5])
@@ -69,11 +66,38 @@ def test_wilson_takes_successes_of_trials(successes, n):
         wilson(successes, n)
 
 
-def test_arguments_out_of_range():
+def test_values_must_be_numbers():
     with pytest.raises(ValueError, match="1 of the 3 values are NaN"):
         bootstrap([1, np.nan, 2])
-    with pytest.raises(ValueError, match="n_bootstrap"):
-        bootstrap([1, 2], n_bootstrap=0)
-    for estimate in (lambda: wilson(1, 2, confidence=95), lambda: bootstrap([1], confidence=0)):
-        with pytest.raises(ValueError, match="confidence"):
-            estimate()
+
+
+def test_an_estimate_knows_its_number_and_still_unpacks_into_three():
+    value, low, high = found = bootstrap(np.arange(20.0))
+    assert (value, low, high) == found and found.n == found.percent.n == 20
+    assert wilson(3, 12).n == 12 and Estimate(1, 0, 2).n is None
+
+
+def test_clusters_are_drawn_in_place_of_values():
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(100), 4)
+    values = rng.normal(size=100)[unit]  # equal within a unit: 100 values, not 400
+    naive, honest = bootstrap(values), bootstrap(values, clusters=unit)
+    width = 2 * 1.96 * values.std() / 10
+    assert honest.high - honest.low == pytest.approx(width, rel=0.1)
+    assert naive.high - naive.low == pytest.approx(width / 2, rel=0.1)
+    # Units of one value each are the values themselves.
+    alone = bootstrap(values, clusters=np.arange(400))
+    assert alone == pytest.approx(naive)
+    assert np.isnan(bootstrap(values, clusters=unit // 20).low)  # only five units
+
+
+def test_a_value_made_of_several_units_counts_as_often_as_they_are_drawn_together():
+    rng = np.random.default_rng(1)
+    units = rng.permutation(40).reshape(20, 2)
+    values = rng.normal(size=20)
+    found = bootstrap(values, clusters=units, n_resamples=300)
+    draws = np.random.default_rng(0).integers(0, 40, size=(300, 40))
+    times = np.array([np.bincount(draw, minlength=40) for draw in draws])
+    weights = times[:, units].prod(axis=2)
+    low, high = np.quantile(weights @ values / weights.sum(axis=1), [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high))

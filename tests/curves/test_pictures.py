@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from moxi_lite.curves import Curve, average_curves, average_curves_html, plot_average_curves
-from moxi_lite.explanation import METHOD_COLORS, SliderHTML
+from moxi_lite.curves import (
+    Curve,
+    Estimate,
+    average_curves,
+    average_curves_html,
+    plot_average_curves,
+    plot_forest,
+)
+from moxi_lite.explanation import METHOD_COLORS
 
 
 def averaged(metric="correct", mode="insertion", n_patches=4, switch=(1, 2)):
@@ -81,7 +88,7 @@ class TestAverageCurvesHTML:
         return {"MoXI": averaged(metric), "<b>own": averaged(metric, switch=(3,))}
 
     def test_the_data_are_those_of_the_curves(self):
-        page = average_curves_html(self.curves(), self.curves("probability"), start=0.5)
+        page = average_curves_html(self.curves(), self.curves("probability"), start=0.5).html
         data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S)[1])
         assert (data["n"], data["start"], data["verb"]) == (4, 2, "inserted")
         assert data["methods"] == ["MoXI", "<b>own"] and data["images"] == [2, 1]
@@ -90,11 +97,13 @@ class TestAverageCurvesHTML:
         assert data["metrics"]["probability"][1][0] == [0, 0, 0, 0.8, 0.8]
 
     def test_it_is_safe_and_needs_no_other_file(self):
-        page = average_curves_html(self.curves(), title='</script>"<')
+        shown = average_curves_html(self.curves(), title='</script>"<')
+        page = shown._repr_html_()
         assert "<b>own" not in page and "@@" not in page
         assert 'aria-label="&lt;/script&gt;&quot;&lt;"' in page
         assert not re.search(r"""(src|href)=|@import|url\(""", page)
-        assert SliderHTML(page, "curves")._repr_html_() == page
+        assert shown.title == '</script>"<'
+        assert average_curves_html(self.curves()).title == "Insertion curves: accuracy"
 
     @pytest.mark.parametrize(
         "metrics",
@@ -114,8 +123,8 @@ class TestAverageCurvesHTML:
 
     @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
     def test_a_browser_fills_in_the_values_of_the_step(self, tmp_path):
-        page = average_curves_html(self.curves(), self.curves("probability"), start=0.25)
-        path = SliderHTML(page, "curves").save(tmp_path / "page.html")
+        shown = average_curves_html(self.curves(), self.curves("probability"), start=0.25)
+        path = shown.save(tmp_path / "page.html")
         command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         done = subprocess.run(
             [*command, f"--user-data-dir={tmp_path}", path.as_uri()],
@@ -127,3 +136,16 @@ class TestAverageCurvesHTML:
         assert "50 (0 to 100)" in done.stdout and "40 (0 to 80)" in done.stdout
         assert "&lt;b&gt;own" in done.stdout
         assert done.stdout.count("<polyline") == 2
+
+
+class TestForest:
+    def test_rows_in_the_order_given_the_first_on_top(self):
+        estimates = {"Grad-CAM": Estimate(50, 40, 60, n=12), "own": Estimate(1, -3, 4)}
+        ax = plot_forest(estimates, xlabel="points of area")
+        assert [text.get_text() for text in ax.get_yticklabels()] == ["Grad-CAM (n = 12)", "own"]
+        assert ax.get_ylim()[0] > ax.get_ylim()[1] and ax.get_xlabel() == "points of area"
+        interval, point, *_, zero = ax.lines
+        assert interval.get_xdata().tolist() == [40, 60] and point.get_xdata() == [50]
+        assert interval.get_color() == METHOD_COLORS["Grad-CAM"]
+        assert zero.get_xdata() == [0, 0]
+        assert len(plot_forest(estimates, reference=None).lines) == 4

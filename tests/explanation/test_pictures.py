@@ -6,6 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -18,10 +19,8 @@ from moxi_lite.explanation import (
     Explanation,
     figure1_strip,
     heat_colors,
-    overlay,
     plot_explanation,
     plot_trace,
-    visible_image,
 )
 from moxi_lite.games import SetSumGame
 from moxi_lite.search import explain
@@ -67,7 +66,7 @@ def redness(pixels):
 
 @pytest.mark.parametrize("mode", ["insertion", "deletion"])
 def test_earlier_patches_are_redder_and_others_grey(mode):
-    picture = overlay(make(mode), steps=4)
+    picture = make(mode).overlay(steps=4)
     assert picture.dtype == np.uint8 and picture.shape == (20, 30, 3)
     reds = [redness(cell(picture, player)) for player in (5, 0, 3, 2)]
     assert reds == sorted(reds, reverse=True) and reds[0] > reds[-1] + 20
@@ -102,11 +101,11 @@ def test_heat_falls_in_lightness_too():
 
 def test_heatmap_stops_at_success_or_failure():
     assert make().patches_to_flip() == 2
-    picture = overlay(make())
+    picture = make().overlay()
     assert redness(cell(picture, 0)) > 0 and redness(cell(picture, 3)) == 0
     deletion = make("deletion", predictions=(CAT, CAT, DOG, CAT), start_prediction=CAT)
     assert deletion.patches_to_flip() == 3
-    assert redness(cell(overlay(deletion), 3)) > 0 and redness(cell(overlay(deletion), 2)) == 0
+    assert redness(cell(deletion.overlay(), 3)) > 0 and redness(cell(deletion.overlay(), 2)) == 0
 
 
 @pytest.mark.parametrize(
@@ -124,22 +123,22 @@ def test_patches_to_flip_at_the_edges(changes, expected):
 
 def test_visible_image_shows_exactly_the_present_patches():
     ex = make()
-    assert (visible_image(ex, 0) == ABSENT_GREY).all()
-    two = visible_image(ex, 2)
+    assert (ex.visible_image(0) == ABSENT_GREY).all()
+    two = ex.visible_image(2)
     for player in range(6):
         shown = (cell(two, player) == cell(ex.image, player)).all()
         assert shown == (player in (5, 0))
     deleted = make("deletion")
-    assert (visible_image(deleted, 0) == deleted.image).all()
-    assert (cell(visible_image(deleted, 1), 5) == ABSENT_GREY).all()
+    assert (deleted.visible_image(0) == deleted.image).all()
+    assert (cell(deleted.visible_image(1), 5) == ABSENT_GREY).all()
     with pytest.raises(IndexError):
-        visible_image(ex, 5)
+        ex.visible_image(5)
 
 
 def test_uneven_patches_follow_the_masking():
     image = np.full((7, 7, 3), 200, dtype=np.uint8)
     ex = make(order=(0,), predictions=(CAT,), image=image)
-    assert (visible_image(ex, 1)[..., 0] == 200).sum() == 4 * 3
+    assert (ex.visible_image(1)[..., 0] == 200).sum() == 4 * 3
 
 
 def test_plot_explanation_says_what_red_means():
@@ -172,7 +171,7 @@ def test_plain_game_becomes_bars():
     assert [bar.get_height() for bar in ax.patches] == [5, 7, 8, 8]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["3", "0", "2", "1"]
     with pytest.raises(ValueError, match="no image"):
-        visible_image(ex, 0)
+        ex.visible_image(0)
 
 
 def test_trace_starts_before_the_first_step():
@@ -196,7 +195,7 @@ def test_figure1_strip():
     assert axes[0, 0].get_xlabel() == "✗ dog 0.30"
     assert axes[0, 1].get_xlabel() == "✓ tiger cat 0.70"
     assert axes[1, 1].get_xlabel().endswith("(at 1)")
-    assert (axes[0, 1].images[0].get_array() == visible_image(quick, 3)).all()
+    assert (axes[0, 1].images[0].get_array() == quick.visible_image(3)).all()
     assert axes[0, 2].get_xlabel() == "2 of 6 patches inserted"
     figure.canvas.draw()
     assert len(figure1_strip({"MoXI": quick}).axes) == 4
@@ -244,3 +243,11 @@ def test_a_strip_wants_names_and_whole_steps():
         figure1_strip(make())
     with pytest.raises(TypeError, match="steps must be a whole number"):
         plot_explanation(make(), steps=1.5)
+
+
+def test_the_style_sheet_comes_with_the_package():
+    with plt.style.context("moxi_lite.book"):
+        assert not plt.rcParams["axes.spines.top"] and not plt.rcParams["axes.spines.right"]
+        assert not plt.rcParams["legend.frameon"] and plt.rcParams["figure.constrained_layout.use"]
+        colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+        assert colors == list(METHOD_COLORS.values())

@@ -24,6 +24,7 @@ def ex():
         confidences=np.array([0.25, 0.75]),
         start_prediction=7,
         start_confidence=0.5,
+        step_evaluations=np.array([4, 7]),
         target=1,
         grid=(2, 2),
         labels={1: 'a "cat" </script>', 7: "dög"},
@@ -64,6 +65,34 @@ def test_visible(ex):
     assert ex.visible(1).tolist() == [False, False, False, True]
     with pytest.raises(IndexError, match=r"0\.\.2"):
         ex.visible(3)
+
+
+def test_table_has_a_row_a_step(ex):
+    table = ex.table()
+    assert table.index.name == "step" and table.index.tolist() == [1, 2]
+    assert table.to_dict("list") == {
+        "patch": [3, 0],
+        "row": [1, 0],
+        "column": [1, 0],
+        "value": [-1.25, 2.5],
+        "class": ["dög", 'a "cat" </script>'],
+        "probability": [0.25, 0.75],
+        "evaluations": [4, 7],
+    }
+    bare = Explanation(ex.order, ex.values, 0, 1, 4, 7, "insertion", "budget")
+    assert bare.table().columns.tolist() == ["player", "value"]
+    none = replace(bare, order=ex.order[:0], values=ex.values[:0])
+    assert len(none.table()) == 0
+
+
+def test_files_of_the_first_version_still_load(ex, tmp_path):
+    path = ex.save(tmp_path / "ex.json")
+    record = json.loads(path.read_text("utf-8"))
+    del record["step_evaluations"]
+    path.write_text(json.dumps(record | {"version": 1}), "utf-8")
+    old = Explanation.load(path)
+    assert old.step_evaluations is None and "evaluations" not in old.table()
+    np.testing.assert_array_equal(old.values, ex.values)
 
 
 def test_save_and_load_keep_everything(ex, tmp_path):

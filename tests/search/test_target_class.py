@@ -110,7 +110,7 @@ def test_a_third_class_in_between_is_cleared_only_by_following():
     speaks for the class predicted, but never spoke for the dog. Without it: cat 4, fence 2.
     """
     scores = [[5, -1, 0], [0, -1, 2], [0, 4, 2]]
-    strict = explain_class(AdditiveGame(scores, target=CAT), follow=False)
+    strict = explain_class(AdditiveGame(scores, target=CAT), track_leader=False)
     assert strict.cleared.order.tolist() == [0]
     assert strict.cleared.predictions.tolist() == [FENCE]
     assert (strict.cleared.stop_reason, strict.highlighted) == ("stuck", None)
@@ -159,7 +159,7 @@ def test_stages_on_an_image_agree_with_the_game(tiny_vit, gradient_image):
     reached = []
     for target in set(range(5)) - {predicted}:
         game = PatchGame(tiny_vit, gradient_image, target=target)
-        found = explain_class(game, follow=False)
+        found = explain_class(game, track_leader=False)
         present = np.ones(game.n_players, bool)
         for step, player in enumerate(found.cleared.order):
             before = logits_of(game, present)
