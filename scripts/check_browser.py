@@ -111,9 +111,8 @@ def main() -> None:
         say("  skipped: no Chromium here (Debian, Ubuntu: apt-get install chromium)")
         return
     folder, found = Path(sys.argv[1]), []
-    pages = [
-        p for part in (".", "book", "notebooks") for p in sorted((folder / part).glob("*.html"))
-    ]
+    pages = [p for part in ("book", "notebooks") for p in sorted((folder / part).rglob("*.html"))]
+    pages += [folder / "genindex.html", folder / "search.html"]  # index.html only leads on
     with browser(executable) as tab:
         for page in pages:
             name = page.relative_to(folder).as_posix()
