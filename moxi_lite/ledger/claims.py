@@ -144,10 +144,10 @@ def written_row(row: Row) -> str:
     return f"{written_value(claim, row.entry)}{paper}: {row.status}"
 
 
-def written_remarks(row: Row, notebooks: str) -> str:
+def written_remarks(row: Row) -> str:
     """Write what stands beside the status."""
     claim, entry = row.claim, row.entry
     if entry is None:
         return claim.reason
-    link = claim.chapter and f"[Chapter {claim.chapter[:2]}]({notebooks}/{claim.chapter}.ipynb)."
+    link = claim.chapter and f"[Chapter {claim.chapter[:2]}](../notebooks/{claim.chapter}.ipynb)."
     return " ".join(part for part in (claim.correction, entry.note, link) if part)

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from moxi_lite.curves import Estimate
 from moxi_lite.errors import unknown_name
@@ -43,25 +44,27 @@ CLAIMS: Mapping[str, Claim] = load_claims()
 
 def record(
     claim_id: str,
-    value: float,
+    value: float | Estimate,
     *,
     n: int | None = None,
-    interval: tuple[float, float] | None = None,
+    at_least: int = 1,
     note: str = "",
     scaled: bool = False,
-) -> Entry:
+) -> Entry | None:
     """Check a value against the paper's claim, print one line, and store it for the book.
 
     Parameters
     ----------
     claim_id : str
         One of the keys of ``CLAIMS``.
-    value : float
-        Our value, in the claim's unit (per cent, not fractions, where the unit is ``%``).
+    value : float or Estimate
+        Our value, in the claim's unit (per cent, not fractions, where the unit is ``%``); of an
+        estimate the interval is kept, and one without an interval is not entered.
     n : int, optional
-        Number of images or games behind the value; required where the paper gives its own.
-    interval : tuple of (float, float), optional
-        Confidence interval that holds the value, in the same unit.
+        Number of images or games behind the value, by default the estimate's; required where the
+        paper gives its own.
+    at_least : int, optional
+        With fewer than this the value is not entered, which is said in a line.
     note : str, optional
         One sentence for the ledger's page: weights, data, what differs from the paper.
     scaled : bool, optional
@@ -69,7 +72,7 @@ def record(
 
     Returns
     -------
-    Entry
+    Entry or None
         What was recorded. It is also written to ``<claim_id>.json`` in the folder named by the
         environment variable ``MOXI_LITE_LEDGER_DIR``, if that is set.
 
@@ -79,10 +82,13 @@ def record(
         If the value leaves the claim's tolerance, and no interval leaves the claim undecided (see
         `table`). Nothing is written then.
     ValueError
-        If the claim is unknown, `n` is missing or not positive, `interval` is not an interval
-        around the value, or the claim has a number but no tolerance yet.
+        If the claim is unknown, `n` is missing or not positive, the interval does not hold the
+        value, or the claim has a number but no tolerance yet.
     """
-    claim = _claim(claim_id)
+    claim, ends = _claim(claim_id), None
+    if isinstance(value, Estimate):
+        n, ends = value.n if n is None else n, (value.low, value.high)
+        value = value.value
     if n is None and claim.n is not None:
         raise ValueError(
             f"claim {claim_id!r} is about {claim.n} images in the paper: pass n=, the number of "
@@ -90,11 +96,14 @@ def record(
         )
     if n is not None and n < 1:
         raise ValueError(f"n must be at least 1, got {n}.")
-    ends = ends_of(interval)
-    if ends is not None and not -math.inf < ends[0] <= ends[1] < math.inf:
-        raise ValueError(f"interval must be two finite numbers in order, got {interval}.")
+    if n is not None and n < at_least:
+        print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
+        return None
+    if ends is not None and math.isnan(ends[0]):
+        print(f"{claim_id}: not entered, as there is no interval")
+        return None
     if ends is not None and not ends[0] - _ROUNDING <= value <= ends[1] + _ROUNDING:
-        raise ValueError(f"interval {interval} does not hold the value {value}: is it in its unit?")
+        raise ValueError(f"the interval {ends} does not hold the value {value}: is it in its unit?")
     entry = Entry(claim_id, float(value), None if n is None else int(n), ends, note, scaled)
     _check(claim, entry)
     _write(entry)
@@ -103,60 +112,19 @@ def record(
 
 
 def record_estimate(
-    claim_id: str,
-    estimate: Estimate,
-    *,
-    n: int,
-    at_least: int = 20,
-    note: str = "",
-    scaled: bool = False,
+    claim_id: str, estimate: Estimate, *, n: int, at_least: int = 20, **facts: Any
 ) -> Entry | None:
-    """Record a value with its interval, as soon as there are enough images for one.
-
-    Otherwise that is said in a line, and nothing stored.
-
-    Parameters
-    ----------
-    claim_id : str
-        One of the keys of ``CLAIMS``.
-    estimate : Estimate
-        Our value and its interval, in the claim's unit.
-    n : int
-        Number of images or games behind it.
-    at_least : int, optional
-        Number of images from which on a value counts.
-    note, scaled : optional
-        As for `record`.
-
-    Returns
-    -------
-    Entry or None
-        What was recorded.
-
-    Raises
-    ------
-    LedgerError, ValueError
-        As `record` does.
-    """
-    value, low, high = estimate
-    if n < at_least:
-        print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
-        return None
-    if math.isnan(low):
-        print(f"{claim_id}: not entered, as there is no interval")
-        return None
-    return record(claim_id, value, n=n, interval=(low, high), note=note, scaled=scaled)
+    """Record an estimate: the former name of `record`."""
+    return record(claim_id, estimate, n=n, at_least=at_least, **facts)
 
 
-def read_entries(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Entry]:
+def read_entries(folder: str | os.PathLike[str]) -> list[Entry]:
     """Read the entries that :func:`record` wrote.
 
     Parameters
     ----------
     folder : path
         The folder that ``MOXI_LITE_LEDGER_DIR`` named, or a parent of several such folders.
-    recursive : bool, optional
-        Whether to look into subfolders too.
 
     Returns
     -------
@@ -177,7 +145,7 @@ def read_entries(folder: str | os.PathLike[str], *, recursive: bool = True) -> l
             "or create it empty for a table without values."
         )
     entries = []
-    for path in sorted(root.glob("**/*.json" if recursive else "*.json")):
+    for path in sorted(root.glob("**/*.json")):
         try:
             item = json.loads(path.read_text(encoding="utf-8"))
             entries.append(Entry(**{**item, "interval": ends_of(item["interval"])}))
@@ -227,22 +195,8 @@ def table(entries: Iterable[Entry]) -> list[Row]:
     ]
 
 
-def markdown_table(rows: Iterable[Row], *, notebooks: str = "../notebooks") -> str:
-    """Write the rows as Markdown: the count of each status, then one table.
-
-    Parameters
-    ----------
-    rows : iterable of Row
-        As :func:`table` gives them.
-    notebooks : str, optional
-        Path from the page to the chapters, for the links of recorded claims.
-
-    Returns
-    -------
-    str
-        Text ending in a newline.
-    """
-    rows = list(rows)
+def markdown_table(rows: list[Row]) -> str:
+    """Write the rows of `table` as Markdown: the count of each status, then one table."""
     counts = Counter(row.status for row in rows)
     summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
     lines = [
@@ -257,7 +211,7 @@ def markdown_table(rows: Iterable[Row], *, notebooks: str = "../notebooks") -> s
             f"**{claim.section}.** {claim.statement}",
             "–" if claim.value is None else written_number(claim.value, claim.unit),
             "–" if entry is None else written_value(claim, entry),
-            f"**{row.status}.** {written_remarks(row, notebooks)}",
+            f"**{row.status}.** {written_remarks(row)}",
         )
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

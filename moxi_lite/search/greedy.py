@@ -202,7 +202,7 @@ def best_steps(states: Sequence[tuple[Game, BoolArray]], mode: str) -> list[Step
     for candidates, of_game, outcome in zip(players, rows, _outcomes(requests), strict=True):
         best = int((sign * outcome.rewards).argmax())  # the first of equals
         number = int((of_game[best] == (mode == "insertion")).sum())
-        steps.append(_step(outcome, best, number, int(candidates[best])))
+        steps.append(step_of(outcome, best, number, int(candidates[best])))
     return steps
 
 
@@ -223,7 +223,7 @@ class _Greedy:
         """Take note of the outcome of nobody and of everybody."""
         start = int(self._mode == "deletion")
         self._other_end = float(ends.rewards[1 - start])
-        self._add(_step(ends, start, 0, None))
+        self._add(step_of(ends, start, 0, None))
 
     def take(self, step: Step) -> None:
         """Insert or delete the player of a step."""
@@ -360,7 +360,8 @@ def _outcomes(
     return [found[number] for number in range(len(requests))]
 
 
-def _step(outcome: AnyOutcome, row: int, number: int, player: int | None) -> Step:
+def step_of(outcome: AnyOutcome, row: int, number: int, player: int | None) -> Step:
+    """Tell one row of an outcome as a step."""
     value = float(outcome.rewards[row])
     if isinstance(outcome, _Rewards):
         return Step(number, player, value, prediction=None, confidence=None)

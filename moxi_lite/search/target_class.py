@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from moxi_lite.explanation import Explanation
 from moxi_lite.games import BoolArray, FloatArray
-from moxi_lite.patches import Outcome, PatchGame, get_reward
+from moxi_lite.patches import Outcome, PatchGame, get_reward, outcome_of
 from moxi_lite.search.coalitions import checked_budget, next_coalitions
-from moxi_lite.search.greedy import Step, explain, told
+from moxi_lite.search.greedy import explain, step_of, told
 
 
 class ClassGame(Protocol):
@@ -132,10 +132,9 @@ def _clear(game: ClassGame, budget: int, track_leader: bool, show_progress: bool
     n, reward_of = game.n_players, get_reward(game.reward)
     present = np.ones(n, dtype=bool)
     ends = _logits(game, np.stack([~present, present]))
-    f_empty, now = float(reward_of(ends[:1], game.predicted)), ends[1:]
-    leader = int(now.argmax())
-    steps = [_step(game, now, None, 0)]
-    stuck = False
+    at_ends = outcome_of(ends, game.predicted, game.reward)
+    now, leader, stuck = ends[1:], int(at_ends.predictions[1]), False
+    steps = [step_of(at_ends, 1, 0, None)]
     with tqdm(total=budget, desc="clearing", unit="patch", disable=not show_progress) as bar:
         while leader != game.target and len(steps) <= budget and not stuck:
             rival = leader if track_leader else game.predicted
@@ -150,8 +149,9 @@ def _clear(game: ClassGame, budget: int, track_leader: bool, show_progress: bool
                 margin = torch.where(useful, of_target - of_rival, -torch.inf).numpy()
                 best = int(margin.argmax())  # the first of equals
                 present, now = rows[best], logits[best : best + 1]
-                leader = int(now.argmax())
-                steps.append(_step(game, now, int(players[best]), len(steps)))
+                said = outcome_of(now, game.predicted, game.reward)
+                leader = int(said.predictions[0])
+                steps.append(step_of(said, 0, len(steps), int(players[best])))
                 bar.update()
     reason = "flip" if leader == game.target else "stuck" if stuck else "budget"
     # Looking once more without finding anybody costs evaluations, too.
@@ -159,7 +159,7 @@ def _clear(game: ClassGame, budget: int, track_leader: bool, show_progress: bool
     found = told(
         "deletion",
         steps,
-        f_empty,
+        float(at_ends.rewards[0]),
         n,
         reason,
         evaluations[: len(steps) - 1],
@@ -167,13 +167,6 @@ def _clear(game: ClassGame, budget: int, track_leader: bool, show_progress: bool
     )
     image = game.display if isinstance(game, PatchGame) else None
     return _with_facts(found, game, game.predicted, image)
-
-
-def _step(game: ClassGame, logits: torch.Tensor, player: int | None, number: int) -> Step:
-    """Describe the state with these scores (1, C), from the side of the predicted class."""
-    said = _outcome(game, logits, game.predicted)
-    value, confidence = float(said.rewards[0]), float(said.confidences[0])
-    return Step(number, player, value, int(said.predictions[0]), confidence)
 
 
 class _Remainder:
@@ -193,7 +186,7 @@ class _Remainder:
         """Evaluate rewards of the target, predicted classes and their probabilities."""
         rows = np.zeros((len(coalitions), self._game.n_players), dtype=bool)
         rows[:, self._players] = coalitions
-        return _outcome(self._game, _logits(self._game, rows), self.target)
+        return outcome_of(_logits(self._game, rows), self.target, self._game.reward)
 
 
 def _logits(game: ClassGame, rows: BoolArray) -> torch.Tensor:
@@ -204,16 +197,6 @@ def _logits(game: ClassGame, rows: BoolArray) -> torch.Tensor:
             "masking."
         )
     return logits
-
-
-def _outcome(game: ClassGame, logits: torch.Tensor, index: int) -> Outcome:
-    """Turn scores into the rewards of a class, predictions and their probabilities."""
-    confidences, predictions = torch.softmax(logits, dim=1).max(dim=1)
-    return Outcome(
-        rewards=get_reward(game.reward)(logits, index).double().numpy(),
-        predictions=predictions.numpy(),
-        confidences=confidences.double().numpy(),
-    )
 
 
 def _with_facts(

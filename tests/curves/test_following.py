@@ -6,7 +6,7 @@ import torch
 
 from moxi_lite.curves import curves_of, follow
 from moxi_lite.games import SetSumGame
-from moxi_lite.patches import PatchGame
+from moxi_lite.patches import PatchGame, outcome_of
 from moxi_lite.search import explain
 
 
@@ -44,7 +44,7 @@ def test_rewards_that_are_not_finite_are_refused(game, mode, monkeypatch, empty)
 
     monkeypatch.setattr(PatchGame, "logits", logits)
     monkeypatch.setattr(
-        PatchGame, "outcome", lambda self, rows: self._outcome_of(self.logits(rows))
+        PatchGame, "outcome", lambda self, rows: outcome_of(self.logits(rows), self.target)
     )
     with pytest.raises(ValueError, match="reward is nan"):
         follow(game, np.arange(16), mode)

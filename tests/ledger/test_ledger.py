@@ -57,19 +57,20 @@ def test_the_ends_of_a_tolerance_belong_to_it(toy, value):
 
 def test_an_estimate_waits_for_enough_images(toy, tmp_path, capsys):
     enough = Estimate(90.0, 80, 97)
-    assert ledger.record_estimate("toy", enough, n=19) is None
+    assert ledger.record("toy", enough, n=19, at_least=20) is None
     assert "n = 19 and should be at least 20" in capsys.readouterr().out
     unknown = Estimate(90.0, float("nan"), float("nan"))
-    assert ledger.record_estimate("toy", unknown, n=3, at_least=2) is None
+    assert ledger.record("toy", unknown, n=3) is None
     assert "toy: not entered, as there is no interval" in capsys.readouterr().out
     assert not (tmp_path / "ledger").exists()
     with pytest.raises(LedgerError, match="75"):
-        ledger.record_estimate("toy", Estimate(75.0, 60, 89), n=30)
+        ledger.record("toy", Estimate(75.0, 60, 89), n=30)
     assert not (tmp_path / "ledger").exists()
-    ledger.record_estimate("toy", Estimate(75.0, 60, 91), n=30)  # holds the paper's number
+    ledger.record("toy", Estimate(75.0, 60, 91), n=30)  # holds the paper's number
     assert "75 % (60 to 91), n = 30 of 1,000 (paper: 90 %): undecided" in capsys.readouterr().out
-    entry = ledger.record_estimate("toy", enough, n=20, note="Few.", scaled=True)
+    entry = ledger.record("toy", enough, n=20, at_least=20, note="Few.", scaled=True)
     assert entry == Entry("toy", 90, 20, (80, 97), "Few.", True)
+    assert ledger.record("toy", Estimate(90.0, 80, 97, n=33)).n == 33
 
 
 @pytest.mark.parametrize("value", [79.999, 100.001, 0.9, float("nan"), float("inf")])
@@ -95,16 +96,15 @@ def test_an_unknown_claim_lists_near_names():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "pass n="),
-        ({"n": 0}, "at least 1"),
-        ({"n": 9, "interval": (95, 85)}, "in order"),
-        ({"n": 9, "interval": (float("nan"), 95)}, "finite"),
-        ({"n": 9, "interval": (0.85, 0.95)}, "does not hold the value 90"),
+        ({"value": 90}, "pass n="),
+        ({"value": 90, "n": 0}, "at least 1"),
+        ({"value": Estimate(90, 95, 85), "n": 9}, "does not hold the value 90"),
+        ({"value": Estimate(90, 0.85, 0.95), "n": 9}, "does not hold the value 90"),
     ],
 )
 def test_bad_arguments_are_refused(toy, arguments, message):
     with pytest.raises(ValueError, match=message):
-        ledger.record("toy", 90, **arguments)
+        ledger.record("toy", **arguments)
 
 
 def test_a_number_without_a_tolerance_cannot_be_recorded(toy):
@@ -119,7 +119,7 @@ def test_a_claim_without_a_number_takes_any_finite_value(toy):
 
 
 def test_one_line_is_printed(toy, capsys):
-    ledger.record("toy", 91.7, n=60, interval=(83, 97))
+    ledger.record("toy", Estimate(91.7, 83, 97), n=60)
     assert capsys.readouterr().out == (
         "Ledger: toy: 91.7 % (83 to 97), n = 60 of 1,000 (paper: 90 %): scaled down\n"
     )
@@ -135,9 +135,8 @@ def test_without_a_folder_nothing_is_written(toy, monkeypatch, tmp_path):
 
 
 def test_entries_come_back_as_they_were(toy, tmp_path):
-    entry = ledger.record("toy", 91.7, n=60, interval=(83, 97), note="Größe", scaled=True)
+    entry = ledger.record("toy", Estimate(91.7, 83, 97), n=60, note="Größe", scaled=True)
     assert ledger.read_entries(tmp_path) == [entry]
-    assert ledger.read_entries(tmp_path, recursive=False) == []
 
 
 def test_recording_again_replaces_the_file_and_leaves_no_other(toy, tmp_path):
