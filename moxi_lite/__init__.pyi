@@ -81,6 +81,7 @@ from .search import (
     order_of,
 )
 from .study import (
+    StoredStudy,
     StudyResult,
     run_study,
     stored_result,
@@ -111,6 +112,7 @@ __all__ = [
     "ShapleyEstimate",
     "SliderHTML",
     "Step",
+    "StoredStudy",
     "StudyResult",
     "TableGame",
     "all_coalitions",

@@ -6,7 +6,7 @@ from moxi_lite.attribution.registry import (
     SHAPLEY_SAMPLERS,
     attribute,
     order_of,
-    shapley_scores,
+    shapley_estimates,
 )
 from moxi_lite.attribution.rollout import attention_weights, rollout
 
@@ -18,5 +18,5 @@ __all__ = [
     "attribute",
     "order_of",
     "rollout",
-    "shapley_scores",
+    "shapley_estimates",
 ]

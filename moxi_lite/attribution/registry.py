@@ -22,6 +22,7 @@ from moxi_lite.games import (
     FloatArray,
     Game,
     RandomState,
+    ShapleyEstimate,
     as_game,
     evaluate,
     full_context_shapley,
@@ -182,7 +183,7 @@ def attribute(
     elif method in SHAPLEY_SAMPLERS:
         usual = _equal_cost_permutations(n) if method == "shapley" else DEFAULT_SAMPLES
         draws = usual if n_samples is None else n_samples
-        scores = shapley_scores(game, method, [draws], random_state, show_progress)[0]
+        scores = shapley_estimates(game, method, [draws], random_state, show_progress)[0].values
     elif method == "rise":
         masks = _RISE_MASKS if n_samples is None else n_samples
         rng = np.random.default_rng(random_state)
@@ -198,13 +199,13 @@ def attribute(
     return scores
 
 
-def shapley_scores(
+def shapley_estimates(
     game: Game,
     method: str,
     n_samples: Sequence[int],
     random_state: RandomState = None,
     show_progress: bool = False,
-) -> list[FloatArray]:
+) -> list[ShapleyEstimate]:
     """Score every patch by its sampled Shapley value, after each of several numbers of samples.
 
     Parameters
@@ -217,13 +218,11 @@ def shapley_scores(
 
     Returns
     -------
-    list of ndarray of float64, shape (n,)
-        Scores for each number.
+    list of ShapleyEstimate
+        One for each number.
     """
-    estimates = nested_shapley(
-        _for_sampling(game), SHAPLEY_SAMPLERS[method], n_samples, random_state, show_progress
-    )
-    return [estimate.values for estimate in estimates]
+    sampler = SHAPLEY_SAMPLERS[method]
+    return nested_shapley(_for_sampling(game), sampler, n_samples, random_state, show_progress)
 
 
 def order_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:

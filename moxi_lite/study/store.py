@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
@@ -48,6 +49,7 @@ SCHEMA = pa.schema(
         ("probability", pa.float32()),
         ("log_odds", pa.float32()),
         ("exact", pa.bool_()),
+        ("evaluations", pa.int32()),
     ]
 )
 METADATA_KEY = b"moxi_lite"
@@ -214,7 +216,7 @@ class StudyFolder:
             with pq.ParquetFile(path) as file:
                 table = file.read()
             facts = json.loads(table.schema.metadata[METADATA_KEY])
-            return Shard(table.cast(SCHEMA), facts)
+            return Shard(with_evaluations(table).cast(SCHEMA), facts)
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             found = " ".join(str(error).split())
             raise ValueError(
@@ -283,6 +285,18 @@ class StudyFolder:
                     path.unlink()
             except FileNotFoundError:  # its writer has just finished it
                 continue
+
+
+def with_evaluations(table: pa.Table) -> pa.Table:
+    """Add the column where it is missing: known of steps that MoXI searched, otherwise null."""
+    if "evaluations" in table.column_names:
+        return table
+    step = table["step"].cast(pa.int32())
+    k_twice_n = pc.multiply(step, pc.add(pc.multiply(pc.max(step), 2), 1))
+    cumulated = pc.divide(pc.subtract(k_twice_n, pc.multiply(step, step)), 2).cast(pa.int32())
+    searched = pc.and_(table["exact"], pc.equal(table["method"].cast(pa.string()), "moxi"))
+    known = pc.or_(searched, pc.equal(step, 0))
+    return table.append_column(SCHEMA.field("evaluations"), pc.if_else(known, cumulated, None))
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[str, Any]) -> bytes:

@@ -82,7 +82,7 @@ def study_explanation(
     -------
     Explanation
         With log-odds as values. Where the target was not predicted, the class that was is unknown:
-        its number is -1.
+        its number is -1. Without evaluations where the table does not know them.
 
     Raises
     ------
@@ -108,6 +108,8 @@ def study_explanation(
     odds = rows["log_odds"].to_numpy(np.float64)
     ends = (odds[0], odds[-1]) if mode == "insertion" else (odds[-1], odds[0])
     stop = slice(1, k + 1)
+    spent = rows["evaluations"].to_numpy()[stop] if "evaluations" in rows else np.array([np.nan])
+    known = not np.isnan(spent).any()
     return Explanation(
         order=rows["patch"].to_numpy(np.int64)[stop],
         values=odds[stop],
@@ -116,7 +118,8 @@ def study_explanation(
         f_empty=float(ends[0]),
         f_full=float(ends[1]),
         n_players=n,
-        n_evaluations=0,
+        n_evaluations=int(spent[-1]) if known and k else 0,
+        step_evaluations=spent.astype(np.int64) if known else None,
         mode=mode,
         stop_reason="budget" if k < n else "all",
         target=target,

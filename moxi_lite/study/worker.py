@@ -27,9 +27,9 @@ import pyarrow as pa
 import torch
 
 import moxi_lite
-from moxi_lite.attribution import attribute, shapley_scores
+from moxi_lite.attribution import attribute, shapley_estimates
 from moxi_lite.curves import Curve, curves_of
-from moxi_lite.games import BoolArray, FloatArray
+from moxi_lite.games import BoolArray
 from moxi_lite.models import Classifier
 from moxi_lite.patches import PatchGame
 from moxi_lite.search import complete_order, explain, next_coalitions, order_of
@@ -144,47 +144,61 @@ def _evaluate(job: Job) -> Shard:
     return Shard(pa.concat_tables([SCHEMA.empty_table(), *tables]), facts)
 
 
+@dataclass(frozen=True)
+class _Ranking:
+    """An order of all n patches: which the search chose, evaluations used up to each, (n,)."""
+
+    order: np.ndarray
+    exact: BoolArray
+    evaluations: np.ndarray
+
+
 def _tables(game: PatchGame, name: str, settings: Settings) -> list[pa.Table]:
-    scores = {  # the same for both modes
-        method: _scores(game, method, "insertion", name, settings)
-        for method in settings.methods
-        if method not in ("moxi", "moxi-")
-    }
+    of_both: dict[str, _Ranking] = {}
+    for method in settings.methods:
+        if method not in ("moxi", "moxi-"):
+            of_both |= _by_score(game, method, "insertion", name, settings)
     curve_names = tuple(chain.from_iterable(map(settings.curve_names, settings.methods)))
     tables = []
     for mode in settings.modes:
-        orders: dict[str, np.ndarray] = {}
-        exact = dict.fromkeys(curve_names, np.ones(game.n_players, dtype=bool))
-        for method in settings.methods:
-            if method == "moxi":
-                orders[method], exact[method] = greedy_order(game, mode, settings.budget[mode])
-            elif method == "moxi-":
-                orders[method] = order_of(_scores(game, method, mode, name, settings)[0])
-            else:
-                names = settings.curve_names(method)
-                orders |= zip(names, map(order_of, scores[method]), strict=True)
-        curves = curves_of(game, orders, mode)
+        found = dict(of_both)
+        if "moxi" in settings.methods:
+            found["moxi"] = _Ranking(*greedy_order(game, mode, settings.budget[mode]))
+        if "moxi-" in settings.methods:
+            found |= _by_score(game, "moxi-", mode, name, settings)
+        curves = curves_of(game, {curve: found[curve].order for curve in curve_names}, mode)
         tables += [
-            _table(name, settings, curve_names, method, orders[method], exact[method], curve)
+            _table(name, settings, curve_names, method, found[method], curve)
             for method, curve in curves.items()
         ]
     return tables
 
 
-def _scores(
+def _by_score(
     game: PatchGame, method: str, mode: str, name: str, settings: Settings
-) -> list[FloatArray]:
-    """Score the patches for each of the curves that a method draws."""
+) -> dict[str, _Ranking]:
+    """Rank the patches by score for each of the curves that a method draws."""
     # Depends on image and method alone, not on who computes what in which order.
     text = f"{settings.random_state} {name} {method}"
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     n_samples = settings.n_samples.get(method)
     if isinstance(n_samples, tuple):
-        return shapley_scores(game, method, n_samples, seed)
-    return [attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)]
+        estimates = shapley_estimates(game, method, n_samples, seed)
+        scored = [(estimate.values, estimate.n_evaluations) for estimate in estimates]
+    else:
+        before = game.n_evaluations
+        scores = attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)
+        scored = [(scores, game.n_evaluations - before)]
+    n = game.n_players
+    return {
+        curve: _Ranking(order_of(scores), np.ones(n, dtype=bool), np.full(n, spent))
+        for curve, (scores, spent) in zip(settings.curve_names(method), scored, strict=True)
+    }
 
 
-def greedy_order(game: PatchGame, mode: str, budget: int | None) -> tuple[np.ndarray, BoolArray]:
+def greedy_order(
+    game: PatchGame, mode: str, budget: int | None
+) -> tuple[np.ndarray, BoolArray, np.ndarray]:
     """Order all patches: greedily up to a budget, the rest by what they would do next.
 
     The candidates of the step after the budget are evaluated once more, and follow by their
@@ -202,14 +216,20 @@ def greedy_order(game: PatchGame, mode: str, budget: int | None) -> tuple[np.nda
     order : ndarray of int64, shape (n,)
     exact : ndarray of bool, shape (n,)
         True for patches that the greedy search itself chose, and for one left over alone.
+    evaluations : ndarray of int64, shape (n,)
+        Candidates evaluated until the patch had its place.
     """
     ex = explain(game, mode, budget=budget)
-    scores = np.zeros(game.n_players)
-    rest = np.setdiff1d(np.arange(game.n_players), ex.order)
+    assert ex.step_evaluations is not None
+    n, spent = game.n_players, ex.step_evaluations
+    rest = np.setdiff1d(np.arange(n), ex.order)
+    scores = np.zeros(n)
     if len(rest) > 1:
         rewards = game(next_coalitions(ex.visible(len(ex)), rest, mode))
         scores[rest] = rewards if mode == "insertion" else -rewards
-    return complete_order(ex.order, scores)
+    total = spent[-1] + len(rest) * (len(rest) > 1)
+    evaluations = np.concatenate([spent, np.full(len(rest), total)])
+    return *complete_order(ex.order, scores), evaluations
 
 
 def _table(
@@ -217,11 +237,10 @@ def _table(
     settings: Settings,
     methods: tuple[str, ...],
     method: str,
-    order: np.ndarray,
-    exact: BoolArray,
+    ranking: _Ranking,
     curve: Curve,
 ) -> pa.Table:
-    rows = len(order) + 1
+    rows = len(ranking.order) + 1
 
     def same(column: str, values: tuple[str, ...], value: str) -> pa.Array:
         kind = SCHEMA.field(column).type.index_type
@@ -235,11 +254,12 @@ def _table(
         "method": same("method", methods, method),
         "mode": same("mode", settings.modes, curve.mode),
         "step": np.arange(rows),
-        "patch": np.concatenate([[-1], order]),
+        "patch": np.concatenate([[-1], ranking.order]),
         "correct": curve.correct,
         "probability": curve.probability.astype(np.float32),
         "log_odds": curve.log_odds.astype(np.float32),
-        "exact": np.concatenate([[True], exact]),
+        "exact": np.concatenate([[True], ranking.exact]),
+        "evaluations": np.concatenate([[0], ranking.evaluations]),
     }
     arrays = [
         values if isinstance(values, pa.Array) else pa.array(values, type=SCHEMA.field(key).type)

@@ -5,26 +5,133 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pooch
 import pytest
 
-from moxi_lite.study import FOLDER_VARIABLE, provenance_text, stored_result, stored_study
+from moxi_lite.data import imagenet_sample
+from moxi_lite.models import load_model
+from moxi_lite.study import (
+    FOLDER_VARIABLE,
+    StoredStudy,
+    run_study,
+    stored_result,
+    stored_study,
+    study_curves,
+)
 from moxi_lite.study import stored as results
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+PHASES = {"all": {"settings": {"grid": [4, 4]}}}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "imagenet").mkdir()
-    pd.DataFrame({"image": ["a"], "step": [0]}).to_parquet(tmp_path / "imagenet" / "tiny.parquet")
-    (tmp_path / "imagenet" / "tiny.json").write_text(json.dumps({"model": "tiny"}))
+    pd.DataFrame({"image": ["a"], "method": ["moxi"], "step": [0], "exact": [True]}).to_parquet(
+        tmp_path / "imagenet" / "tiny.parquet"
+    )
+    (tmp_path / "imagenet" / "tiny.json").write_text(json.dumps({"phases": PHASES}))
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     return tmp_path
 
 
+@pytest.fixture
+def study(tiny_vit, photos, tmp_path) -> StoredStudy:
+    """Stand for a stored study: two photographs, one of them without Shapley (200)."""
+    arguments = ([photos[0]], tiny_vit, ["shapley-paper"], ["insertion", "deletion"])
+    one = run_study(*arguments, tmp_path / "a", masking="drop", n_samples=2).table
+    table = run_study(
+        photos[:2], tiny_vit, ["moxi", "shapley-paper", "random"], ["insertion", "deletion"],
+        tmp_path / "b", masking="drop", n_samples=1, budget={"insertion": 5, "deletion": 3},
+    ).table  # fmt: skip
+    table = table.astype({"method": str}).replace({"method": {"shapley-paper": "shapley-paper-50"}})
+    return StoredStudy("tiny", pd.concat([table, one.astype({"method": str})]), {"phases": PHASES})
+
+
 def test_a_study_is_its_table_and_its_provenance(folder: Path) -> None:
-    table, provenance = stored_study("tiny")
-    assert table.to_dict("list") == {"image": ["a"], "step": [0]}
-    assert provenance == {"model": "tiny"}
+    study = stored_study("tiny")
+    assert study.table[["image", "step", "evaluations"]].to_numpy().tolist() == [["a", 0, 0]]
+    assert (study.model, study.provenance) == ("tiny", {"phases": PHASES})
+
+
+def test_curves_by_label(study: StoredStudy) -> None:
+    assert study.labels == {
+        "moxi": "MoXI", "shapley-paper": "Shapley (200)", "shapley-paper-50": "Shapley (50)",
+        "random": "Random",
+    }  # fmt: skip
+    curves = study.curves("deletion")
+    assert {label: len(found) for label, found in curves.items()} == {
+        "MoXI": 2, "Shapley (200)": 1, "Shapley (50)": 2, "Random": 2, "Shapley": 2
+    }  # fmt: skip
+    assert study.shapley == "Shapley (50)" and curves["Shapley"] is curves[study.shapley]
+    first = next(iter(curves["MoXI"]))
+    expected = study_curves(study.table, "moxi", "deletion")[first]
+    np.testing.assert_array_equal(curves["MoXI"][first].log_odds, expected.log_odds)
+    with pytest.raises(ValueError, match="unknown mode 'del'"):
+        study.curves("del")
+
+
+def test_the_share_that_was_searched(study: StoredStudy) -> None:
+    assert (study.searched_share("insertion"), study.searched_share("deletion")) == (5 / 16, 3 / 16)
+
+
+def test_explanations_by_method_or_label(study: StoredStudy) -> None:
+    image = study.table["image"].iloc[0]
+    ex = study.explanation(image, "moxi", "insertion", steps=4)
+    rows = study.table.query("image == @image and method == 'moxi' and mode == 'insertion'")
+    assert ex.order.tolist() == rows["patch"].tolist()[1:5] and ex.grid == (4, 4)
+    assert ex.image is None, "no sample image has this name"
+    same = study.explanation(image, "MoXI", "insertion", steps=4)
+    np.testing.assert_array_equal(same.values, ex.values)
+    shapley = [study.explanation(image, name, "deletion") for name in ("Shapley", "Shapley (50)")]
+    np.testing.assert_array_equal(shapley[0].order, shapley[1].order)
+    with pytest.raises(ValueError, match=r"unknown method 'MoXie'\. Expected one of: 'moxi'"):
+        study.explanation(image, "MoXie", "insertion")
+    with pytest.raises(ValueError, match="unknown image 'nowhere'"):
+        study.explanation("nowhere", "moxi", "insertion")
+
+
+@pytest.mark.hub
+def test_a_stored_photograph_is_what_the_model_sees() -> None:
+    model = load_model("vit_tiny_patch16_224", device="cpu")
+    ex = stored_study().explanation("imagenet-0026", "Shapley", "insertion")
+    seen = model.display(model.preprocess(imagenet_sample(26).image))
+    assert ex.image is not None and ex.image.shape == seen.shape
+    assert np.abs(ex.image.astype(float) - seen).mean() < 6  # of 255; resampled another way
+    assert ex.class_name(ex.target).startswith("common newt")
+
+
+@pytest.mark.parametrize(
+    ("name", "n_images", "shares"),
+    [
+        ("vit_tiny_patch16_224", 60, (78 / 196, 39 / 196)),
+        ("deit_tiny_patch16_224", 20, (78 / 196, 39 / 196)),
+        ("efficientnet_lite0", 20, (19 / 49, 9 / 49)),
+    ],
+)
+def test_what_the_book_reads(name: str, n_images: int, shares: tuple[float, float]) -> None:
+    study = stored_study(name)
+    assert len(study.curves("insertion")["MoXI"]) == n_images
+    assert (study.searched_share("insertion"), study.searched_share("deletion")) == shares
+    n = int(study.table["step"].max())
+    searched = study.table.query("method == 'moxi' and exact and mode == 'deletion'")
+    step = searched["step"].astype(int)
+    assert (searched["evaluations"] == step * n - step * (step - 1) // 2).all()
+    assert study.table.query("method == 'rise' and step > 0")["evaluations"].isna().all()
+
+
+def test_the_registry_knows_every_stored_file(tmp_path: Path) -> None:
+    current = tmp_path / "registry.txt"
+    pooch.make_registry(str(ROOT / "results"), str(current))
+    stored = ROOT / "moxi_lite" / "study" / "results_registry.txt"
+    assert stored.read_text() == current.read_text(), (
+        'results/ has changed; write the list anew: python -c "import pooch; '
+        "pooch.make_registry('results', 'moxi_lite/study/results_registry.txt')\""
+    )
 
 
 def test_provenance_in_words() -> None:
@@ -52,7 +159,8 @@ def test_provenance_in_words() -> None:
     commits = ("a" * 40, f"{'b' * 40}-dirty", "a" * 40)
     phases = {"up": part(["insertion"], *commits), "down": part(["deletion"], None)}
     provenance = {"phases": phases, "command": "make study", "notes": ["Be careful."]}
-    text = provenance_text(provenance, "insertion")
+    study = StoredStudy("tiny", pd.DataFrame(), provenance)
+    text = study.origin("insertion")
     assert text.splitlines() == [
         "up: 4 images, insertion, 14 x 14 patches, masking 'drop', mixed, seed 0, rise 1000, "
         "shapley-paper 50 and 200",
@@ -63,9 +171,9 @@ def test_provenance_in_words() -> None:
         "Be careful.",
         "Commits marked -dirty had changes in the working tree, not yet committed.",
     ]
-    assert "commit unknown" in provenance_text(provenance)
+    assert "commit unknown" in study.origin()
     with pytest.raises(ValueError, match=r"unknown mode 'del'\. .*'deletion'"):
-        provenance_text(provenance, "del")
+        study.origin("del")
 
 
 def test_a_mistyped_name_lists_what_is_near(folder: Path) -> None:
@@ -97,20 +205,32 @@ def test_the_folder_above_a_notebook_is_found(
     assert stored_result("imagenet/tiny.json").samefile(home / "results/imagenet/tiny.json")
 
 
-def test_without_any_folder_the_repository_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def retrieve(url: str, **options: object) -> str:
-        asked.append(url)
-        raise OSError("no network")
-
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch, web):
+    """No folder of results anywhere; the repository is a server: yields its files."""
+    address, files = web
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(results, "_HERE", tmp_path / "results")
-    monkeypatch.setattr(results, "_address", lambda: "https://example.org/results")
-    monkeypatch.setattr(results.pooch, "retrieve", retrieve)
+    monkeypatch.setattr(results, "_address", lambda: address)
+    monkeypatch.setattr(results.pooch, "os_cache", lambda _: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"no network.*{FOLDER_VARIABLE}"):
-        stored_result("imagenet/tiny.json")
-    assert asked == ["https://example.org/results/imagenet/tiny.json"]
+    return files
+
+
+def test_without_any_folder_the_repository_is_asked(nowhere) -> None:
+    content = (ROOT / "results" / "set_sum" / "set_sum_cnn-zero.json").read_bytes()
+    nowhere["/set_sum/set_sum_cnn-zero.json"] = content
+    path = stored_result("set_sum/set_sum_cnn-zero.json")
+    assert path.read_bytes() == content
+    path.write_bytes(b"a stale copy")
+    assert stored_result("set_sum/set_sum_cnn-zero.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("served", [None, b"of another version"])
+def test_another_file_than_that_of_this_version_is_refused(nowhere, served) -> None:
+    if served:
+        nowhere["/set_sum/set_sum_cnn-zero.json"] = served
+    with pytest.raises(FileNotFoundError, match=rf"could not be fetched.*{FOLDER_VARIABLE}"):
+        stored_result("set_sum/set_sum_cnn-zero.json")
+    with pytest.raises(FileNotFoundError, match=r"no stored result 'set_sum/.*zero\.json'"):
+        stored_result("set_sum/set_sum_cn-zero.json")

@@ -106,6 +106,7 @@ def test_the_file_has_compact_types_and_provenance(tiny_vit, photos, tmp_path):
         "probability": pa.float32(),
         "log_odds": pa.float32(),
         "exact": pa.bool_(),
+        "evaluations": pa.int32(),
     }
     schema = pq.read_schema(result.path)
     assert dict(zip(schema.names, schema.types, strict=True)) == expected
@@ -156,11 +157,33 @@ def test_after_the_budget_patches_are_ranked_and_not_exact(tiny_vit, photos, tmp
         assert (np.diff(rewards) <= 1e-6).all()
 
 
-@pytest.mark.parametrize(("budget", "n_exact"), [(None, N), (N, N), (N - 1, N), (N - 2, N - 2)])
-def test_the_last_patch_left_is_exact(tiny_vit, photos, budget, n_exact):
-    order, exact = greedy_order(PatchGame(tiny_vit, load_image(photos[0])), "insertion", budget)
+@pytest.mark.parametrize(
+    ("budget", "n_exact", "n_evaluations"),
+    [(None, N, 136), (N, N, 136), (N - 1, N, 135), (N - 2, N - 2, 133 + 2)],
+)
+def test_the_last_patch_left_is_exact(tiny_vit, photos, budget, n_exact, n_evaluations):
+    game = PatchGame(tiny_vit, load_image(photos[0]))
+    order, exact, evaluations = greedy_order(game, "insertion", budget)
     assert sorted(order) == list(range(N))
     assert exact.sum() == n_exact
+    assert evaluations[:3].tolist() == [N, 2 * N - 1, 3 * N - 3]
+    assert evaluations[-1] == n_evaluations == game.n_evaluations - 2  # besides both ends
+
+
+def test_evaluations_are_those_used_so_far(tiny_vit, photos, tmp_path):
+    methods = ["moxi", "gradcam", "shapley", "rise", "moxi-", "random"]
+    draws = {"shapley": (1, 3), "rise": 4}
+    table = run_study(
+        photos[:1], tiny_vit, methods, MODES, tmp_path, budget=5, n_samples=draws
+    ).table
+    assert (rows(table, step=0)["evaluations"] == 0).all()
+    searched = [N, N + 15, N + 29, N + 42, N + 54, *[N + 54 + N - 5] * (N - 5)]
+    expected = dict.fromkeys(("gradcam", "random"), 0) | {"rise": 4, "moxi-": N + 1}
+    expected |= {"shapley-1": 2 + 2 * 15, "shapley-3": 2 + 6 * 15}
+    for mode in MODES:
+        assert rows(table, method="moxi", mode=mode)["evaluations"].tolist()[1:] == searched
+        for method, n in expected.items():
+            assert set(rows(table, method=method, mode=mode)["evaluations"].iloc[1:]) == {n}
 
 
 def test_curves_come_back_from_the_table(tiny_vit, photos, tmp_path):
@@ -190,6 +213,8 @@ def test_explanations_come_back_from_the_table(tiny_vit, photos, tmp_path, mode)
     assert (stored.grid, stored.target, stored.mode) == (ex.grid, ex.target, mode)
     assert stored.class_name(stored.target) == "something"
     assert stored.patches_to_flip() == ex.patches_to_flip()
+    np.testing.assert_array_equal(stored.step_evaluations, ex.step_evaluations)
+    assert stored.n_evaluations == ex.n_evaluations
     first = study_explanation(table, image, "moxi", mode, steps=3)
     np.testing.assert_array_equal(first.order, ex.order[:3])
     assert (len(first), first.stop_reason) == (3, "budget")
