@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.steps import candidates, decide, screen, state
 from benchmarks.subjects import Subject
-from moxi_lite.attribution import attribute, order_of
-from moxi_lite.patches import PatchGame
+from moxi_lite.attribution import attribute
+from moxi_lite.patches import PatchGame, outcomes
+from moxi_lite.search import along, best_steps, next_coalitions, order_of, remaining
 
 
 def measure_agreement(
@@ -33,11 +33,14 @@ def measure_agreement(
         game = PatchGame(subject.model, image, dtype="mixed")
         order = order_of(attribute(game, "moxi-"))
         for mode, of_mode in counts.items():
+            sign = 1 if mode == "insertion" else -1
             for k in of_mode:
-                _, rows = candidates(state(game.n_players, k, mode, order), mode)
-                merit = game(rows) if mode == "insertion" else -game(rows)  # in float32
-                finalists, screened = screen(game, rows, mode)
-                chosen, _ = decide(game, rows, finalists, mode)
+                present = along(order, mode)[k]
+                players = remaining(present, mode)
+                rows = next_coalitions(present, players, mode)
+                merit = sign * game(rows)  # in float32
+                screened = sign * outcomes([(game, rows)], screening=True)[0].rewards
+                chosen = players.tolist().index(best_steps([(game, present)], mode)[0].player)
                 best = int(merit.argmax())
                 steps.append(
                     {

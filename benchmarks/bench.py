@@ -9,6 +9,7 @@ processor time, which the table has as well.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import time
@@ -20,17 +21,18 @@ import torch
 
 from benchmarks.agreement import measure_agreement
 from benchmarks.gpu import measure_lockstep
-from benchmarks.machine import describe
 from benchmarks.profiling import shares_of_time
 from benchmarks.report import table
 from benchmarks.scaling import measure_scaling
 from benchmarks.searches import measure_flip, measure_searches
 from benchmarks.subjects import find_subject
+from moxi_lite.files import write_atomically
 from moxi_lite.patches import PatchGame
+from moxi_lite.study import environment
 
 PARTS = ("searches", "flip", "agreement", "scaling", "profile", "gpu")
 # Patches inserted or deleted already where mixed and float32 are compared; early steps of a
-# deletion are the dearest.
+# deletion are the most expensive.
 COUNTS = {"insertion": [0, 2, 6, 16, 40], "deletion": [0, 30, 90, 140]}
 QUICK_COUNTS = {"insertion": [0, 4, 16], "deletion": [60, 130]}
 BUILD = Path(__file__).resolve().parent.parent / "_build"
@@ -64,7 +66,7 @@ def main() -> None:
         "agreement": lambda: measure_agreement(
             subject, n_images, QUICK_COUNTS if options.quick else COUNTS
         ),
-        "scaling": lambda: measure_scaling(options.device, rounds, options.out.with_suffix(".png")),
+        "scaling": lambda: measure_scaling(options.device, rounds),
         "profile": lambda: {
             name: shares_of_time(PatchGame(subject.model, subject.images[0], dtype=dtype))
             for name, dtype in (("fp32", None), ("bf16", torch.bfloat16))
@@ -80,7 +82,8 @@ def main() -> None:
             results[part] = task()
             print(f"{part}: measured in {time.monotonic() - began:.0f} s", flush=True)
     results["seconds_of_benchmark"] = time.monotonic() - start
-    _store(results, options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out, (json.dumps(results, indent=1) + "\n").encode())
     print(f"\n{table(results)}\n\nstored in {options.out}")
 
 
@@ -98,11 +101,17 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _store(results: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def describe(device: torch.device) -> dict[str, Any]:
+    """The machine and how busy it is: only ratios within one run mean something elsewhere."""
+    facts = environment(str(device))
+    return {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **{name: value for name, value in facts.items() if name != "host"},
+        "torch_threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if device.type == "cuda" else None,
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,15 +40,11 @@ def measure_lockstep(subject: Subject, n_images: int, budget: int | None = None)
         for mode in MODES:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            seconds, _ = clock(
-                lambda games=games, mode=mode: explain_many(games, mode, budget=n_steps), device
-            )
-            done = sum(flops.step_flops(shape, k, mode, plain=False) for k in range(n_steps)) * len(
-                images
-            )
+            seconds, _ = clock(partial(explain_many, games, mode, budget=n_steps), device)
+            each = sum(flops.step_flops(shape, k, mode, plain=False) for k in range(n_steps))
             results[f"{mode} {name}"] = {
                 "images_per_s": len(images) / seconds,
-                "share_of_peak": done / seconds / peak,
+                "share_of_peak": len(images) * each / seconds / peak,
                 "peak_flop_per_s": peak,
                 "memory_gib": _memory_gib(device),
             }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.steps import state, step
+from benchmarks.timing import random_path
 from moxi_lite.patches import PatchGame
+from moxi_lite.search import best_steps
 
 _KINDS = {
     "linear layers": ("addmm", "aten::mm", "linear", "gemm", "cutlass"),
@@ -20,12 +21,12 @@ _KINDS = {
 
 def shares_of_time(game: PatchGame, mode: str = "deletion") -> dict[str, float]:
     """Share of each kind in the time of one step in the middle of a search."""
-    present = state(game.n_players, game.n_players // 2, mode)
-    step(game, present, mode)
+    state = (game, random_path(game.n_players, mode)[game.n_players // 2])
+    best_steps([state], mode)
     on_gpu = game.model.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as recorded:
-        step(game, present, mode)
+        best_steps([state], mode)
         if on_gpu:
             torch.cuda.synchronize()
     seconds = dict.fromkeys([*_KINDS, "other"], 0.0)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks import flops
-from benchmarks.steps import state
 from benchmarks.subjects import noise_image, random_vit
-from benchmarks.timing import integrate, interleave
+from benchmarks.timing import integrate, interleave, random_path
 from moxi_lite.patches import PatchGame
 from moxi_lite.search import MODES
 
@@ -38,8 +36,8 @@ def terms(shape: flops.Shape, mode: str) -> tuple[float, float]:
     return linear, attention
 
 
-def measure_scaling(device: str | None, rounds: int, plot: Path) -> dict[str, Any]:
-    """Time batches of several coalition sizes at 49, 196 and 784 patches; fit; draw.
+def measure_scaling(device: str | None, rounds: int) -> dict[str, Any]:
+    """Time batches of several coalition sizes at 49, 196 and 784 patches, and fit both terms.
 
     A full search at 784 patches takes hours, but all coalitions of a step cost the same: one
     batch for each of five coalition sizes is timed, and seconds per FLOP are interpolated.
@@ -54,8 +52,8 @@ def measure_scaling(device: str | None, rounds: int, plot: Path) -> dict[str, An
         for count in present:
             cost = flops.row_flops(shape, count, plain=False)
             n_rows[count] = int(np.clip(15e9 // cost, 2, n))
-            rows = np.repeat(state(n, count, "insertion")[None], n_rows[count], axis=0)
-            jobs[str(count)] = lambda game=game, rows=rows: game(rows)
+            rows = np.repeat(random_path(n, "insertion")[[count]], n_rows[count], axis=0)
+            jobs[str(count)] = partial(game, rows)
         game(rows[:2])
         timed = interleave(jobs, rounds, game.model.device)
         wall = {int(name): t.wall / n_rows[int(name)] for name, t in timed.items()}
@@ -72,10 +70,11 @@ def measure_scaling(device: str | None, rounds: int, plot: Path) -> dict[str, An
                     "quartic": quartic,
                 }
             )
-    fit = _fit(points, "seconds")
-    _draw(points, fit, plot)
-    cpu_fit = _fit(points, "cpu_seconds")
-    return {"points": points, "fit": fit, "cpu_fit": cpu_fit, "plot": plot.name}
+    return {
+        "points": points,
+        "fit": _fit(points, "seconds"),
+        "cpu_fit": _fit(points, "cpu_seconds"),
+    }
 
 
 def _integrate_rows(shape: flops.Shape, mode: str, per_row: dict[int, float]) -> float:
@@ -102,25 +101,3 @@ def _fit(points: list[dict[str, Any]], key: str) -> dict[str, float]:
         "largest_relative_error": float(np.abs(errors).max()),
         "slowest_over_fastest_flop_per_s": float(rates.min() / rates.max()),
     }
-
-
-def _draw(points: list[dict[str, Any]], fit: dict[str, float], path: Path) -> None:
-    a, b = fit["seconds_per_flop_cubic"], fit["seconds_per_flop_quartic"]
-    figure, axes = plt.subplots(1, len(MODES), figsize=(9, 4), sharey=True, layout="constrained")
-    for axis, mode in zip(axes, MODES, strict=True):
-        mine = [point for point in points if point["mode"] == mode]
-        n = np.array([point["n"] for point in mine])
-        cubic = np.array([a * point["cubic"] for point in mine])
-        quartic = np.array([b * point["quartic"] for point in mine])
-        axis.loglog(n, [point["seconds"] for point in mine], "ko", label="measured")
-        axis.loglog(n, cubic + quartic, "-", color="#0072B2", label="fit: sum of both terms")
-        axis.loglog(n, cubic, "--", color="#E69F00", label="cubic: linear layers")
-        if b:
-            axis.loglog(n, quartic, ":", color="#D55E00", label="quartic: attention")
-        axis.set(title=f"full {mode}", xlabel="patches n", xticks=n, xticklabels=n)
-        axis.minorticks_off()
-    axes[0].set_ylabel("time of one image (s)")
-    axes[0].legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import flops, reference
-from benchmarks.steps import sampled_steps, state, step
 from benchmarks.subjects import Subject
-from benchmarks.timing import Timing, clock, integrate, interleave, product
+from benchmarks.timing import (
+    Timing,
+    clock,
+    integrate,
+    interleave,
+    product,
+    random_path,
+    sampled_steps,
+)
 from moxi_lite.patches import PatchGame
-from moxi_lite.search import MODES, explain
+from moxi_lite.search import MODES, best_steps, explain
 
 PRECISIONS: dict[str, torch.dtype | str | None] = {
     "fp32": None,
@@ -38,9 +47,10 @@ def measure_searches(subject: Subject, n_samples: int, rounds: int) -> dict[str,
     shape = flops.Shape.of(model.module)
     n = shape.n_patches
     games = {name: PatchGame(model, image, dtype=dtype) for name, dtype in PRECISIONS.items()}
+    paths = {mode: random_path(n, mode) for mode in MODES}
     memory = _memory(games["fp32"], subject)
     for game in games.values():  # first runs allocate and tune
-        step(game, state(n, n - n // 10, "insertion"), "insertion")
+        best_steps([(game, paths["insertion"][n - n // 10])], "insertion")
     products = {name: product(dtype, device) for name, dtype in _DTYPES.items()}
     sampled = sampled_steps(n, n_samples)
     timings: dict[str, dict[str, dict[int, Timing]]] = {}
@@ -48,11 +58,12 @@ def measure_searches(subject: Subject, n_samples: int, rounds: int) -> dict[str,
     for mode in MODES:
         for k in sampled:
             jobs = {
-                name: lambda game=game, k=k, mode=mode: step(game, state(n, k, mode), mode)
+                name: partial(best_steps, [(game, paths[mode][k])], mode)
                 for name, game in games.items()
             }
-            jobs["reference"] = lambda k=k, mode=mode: reference.step(
-                model.module, image.to(device), games["fp32"].target, list(range(k)), mode
+            target, gone = games["fp32"].target, list(range(k))
+            jobs["reference"] = partial(
+                reference.step, model.module, image.to(device), target, gone, mode
             )
             jobs |= {f"product {name}": work for name, (work, _) in products.items()}
             for name, timing in interleave(jobs, rounds, device).items():
@@ -61,21 +72,14 @@ def measure_searches(subject: Subject, n_samples: int, rounds: int) -> dict[str,
                 else:
                     timings.setdefault(name, {}).setdefault(mode, {})[k] = timing
 
-    def work(name: str, mode: str):
+    def work(name: str, mode: str, k: int) -> float:
         if name == "reference":
-            return lambda k: flops.reference_step_flops(shape, k, mode)
-        return lambda k: flops.step_flops(shape, k, mode, plain=False)
+            return flops.reference_step_flops(shape, k, mode)
+        return flops.step_flops(shape, k, mode, plain=False)
 
-    def total(kind: str) -> dict[str, dict[str, float]]:
-        return {
-            name: {
-                mode: integrate(
-                    n, {k: getattr(t, kind) for k, t in steps.items()}, work(name, mode)
-                )
-                for mode, steps in of_mode.items()
-            }
-            for name, of_mode in timings.items()
-        }
+    def total(name: str, mode: str, kind: str) -> float:
+        sampled = {k: getattr(timing, kind) for k, timing in timings[name][mode].items()}
+        return integrate(n, sampled, partial(work, name, mode))
 
     counted = {
         kind: {mode: flops.search_flops(shape, mode, plain=kind == "plain") for mode in MODES}
@@ -86,13 +90,14 @@ def measure_searches(subject: Subject, n_samples: int, rounds: int) -> dict[str,
         "rounds": rounds,
         "flop_of_search": counted,
         "flop_of_reference": {
-            mode: sum(flops.reference_step_flops(shape, k, mode) for k in range(n))
-            for mode in MODES
+            mode: sum(work("reference", mode, k) for k in range(n)) for mode in MODES
         },
         "memory": memory,
     }
     for clock_name, prefix in (("wall", ""), ("cpu", "cpu_")):
-        seconds = total(clock_name)
+        seconds = {
+            name: {mode: total(name, mode, clock_name) for mode in MODES} for name in timings
+        }
         results[f"{prefix}seconds"] = seconds
         results[f"{prefix}peak_flop_per_s"] = {
             name: products[name][1] / statistics.median(getattr(t, clock_name) for t in peaks[name])
@@ -164,7 +169,7 @@ def _memory(game: PatchGame, subject: Subject) -> dict[str, float] | None:
         return None
     image = subject.images[0]
     start = _peak_mib()
-    step(game, state(game.n_players, 0, "deletion"), "deletion")
+    best_steps([(game, np.ones(game.n_players, dtype=bool))], "deletion")
     ours = _peak_mib()
     reference.step(subject.model.module, image, game.target, [], "deletion")
     return {"moxi_lite_mib": ours - start, "reference_mib": _peak_mib() - start}

@@ -1,4 +1,4 @@
-"""What is measured: a ViT-Ti, with real weights where they can be had, and images."""
+"""What is measured: a ViT-Ti, with real weights where they are available, and images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find_subject(n_images: int, device: str | None, random_weights: bool) -> Sub
         try:
             model = load_model(MODEL, device=device)
         except OSError as error:
-            why = f"because its weights cannot be had: {error}"
+            why = f"because its weights are unavailable: {error}"
         else:
             images, what = _photographs(n_images)
             return Subject(

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from moxi_lite.games import BoolArray
+from moxi_lite.search import along
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -58,6 +61,16 @@ def integrate(n: int, sampled: Mapping[int, float], work: Callable[[int], float]
     known = sorted(sampled)
     pace = np.interp(steps, known, [sampled[k] / amounts[k] for k in known])
     return float(pace @ amounts)
+
+
+def sampled_steps(n: int, count: int) -> list[int]:
+    """Steps spread over 0..n-1, first and one near the last included."""
+    return sorted(set(np.linspace(0, n - 1 - n // 28, count).round().astype(int).tolist()))
+
+
+def random_path(n: int, mode: str) -> BoolArray:
+    """Patches present before each step along a seeded random order, bool (n + 1, n)."""
+    return along(np.random.default_rng(0).permutation(n), mode)
 
 
 def _synchronise(device: torch.device) -> None:

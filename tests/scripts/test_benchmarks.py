@@ -10,11 +10,10 @@ from benchmarks.gpu import measure_lockstep
 from benchmarks.report import table
 from benchmarks.scaling import terms
 from benchmarks.searches import measure_flip, measure_searches
-from benchmarks.steps import sampled_steps, state, step
 from benchmarks.subjects import Subject
-from benchmarks.timing import integrate
+from benchmarks.timing import integrate, random_path, sampled_steps
 from moxi_lite.patches import PatchGame
-from moxi_lite.search import MODES, explain
+from moxi_lite.search import MODES, best_steps, explain
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,13 @@ def test_reference_stops_at_the_flip(subject):
 
 @pytest.mark.parametrize("dtype", [None, "mixed"])
 @pytest.mark.parametrize("mode", MODES)
-def test_single_steps_are_those_of_explain(subject, mode, dtype):
+def test_the_steps_that_are_timed_are_those_of_explain(subject, mode, dtype):
     game = PatchGame(subject.model, subject.images[0], dtype=dtype)
     ours = explain(game, mode)
     for k in range(game.n_players):
-        patch, value = step(game, state(game.n_players, k, mode, ours.order), mode)
-        assert patch == ours.order[k]
-        assert value == pytest.approx(ours.values[k], abs=1e-4)
+        (step,) = best_steps([(game, ours.visible(k))], mode)
+        assert step.player == ours.order[k]
+        assert step.value == pytest.approx(ours.values[k], abs=1e-4)
 
 
 def test_candidate_lists_by_hand():
@@ -86,9 +85,9 @@ def test_flops_as_torch_counts_them(subject):
     counted = 2 * (flops.row_flops(shape, 3, plain=True) + flops.embedding_flops(shape))
     assert counter.get_total_flops() == counted
     game = PatchGame(subject.model, subject.images[0])
-    present = state(16, 2, "insertion")
+    state = (game, random_path(16, "insertion")[2])
     with FlopCounterMode(display=False) as counter:
-        step(game, present, "insertion")
+        best_steps([state], "insertion")
     assert counter.get_total_flops() == flops.step_flops(shape, 2, "insertion", plain=False)
 
 
