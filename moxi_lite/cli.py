@@ -1,6 +1,6 @@
 """The command line: ``moxi-lite explain PHOTO``, ``moxi-lite study`` and ``moxi-lite models``.
 
-Exit codes: 0 done; 1 the weights cannot be had, or the work failed (memory, device, disk, rewards
+Exit codes: 0 done; 1 the weights are unavailable, or the work failed (memory, device, disk, rewards
 that are no numbers, images of a study); 2 wrong usage or input; 130 stopped by Ctrl-C.
 """
 
@@ -9,25 +9,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from urllib.parse import unquote, urlparse
 
-from moxi_lite.cli_output import PatientOutput, complain, fail, shows_progress
-from moxi_lite.cli_study import add_parser as add_study
+from moxi_lite import __version__
 
 # Everything heavy is imported inside the functions that need it, to keep --help quick.
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from matplotlib.figure import Figure
 
     from moxi_lite.explanation import Explanation
-    from moxi_lite.models import Classifier
     from moxi_lite.patches import PatchGame
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
-MASKINGS = ("auto", "drop", "zero", "mean", "blur", "noise")
+
+
+class _Failure(Exception):
+    """Work that failed although the input was right."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,39 +42,27 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"moxi-lite: error: {message} (see: {self.prog} --help)\n")
 
 
-class _ShowVersion(argparse.Action):
-    """Looks the version up only when asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from moxi_lite import __version__
-
-        print(f"moxi-lite {__version__}")
-        parser.exit()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line with the arguments of the process, or others, and return its exit code.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name; those of the process by default.
-
-    Returns
-    -------
-    int
-        Exit code: 0 done, 1 weights not to be had or failed work, 2 wrong usage or input,
-        130 Ctrl-C.
+    That is 0 done, 1 weights unavailable or failed work, 2 wrong usage or input, 130 Ctrl-C.
     """
-    output = PatientOutput(sys.stdout)
-    with contextlib.redirect_stdout(cast(TextIO, output)):
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character of a file name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
         code = _run(argv)
-        output.flush()
-    # A reader that has seen enough, such as `head`, is no failure.
-    if output.problem is None or isinstance(output.problem, BrokenPipeError):
+        _say(end="")  # flushes what argparse has printed
         return code
-    reason = output.problem.strerror or str(output.problem)
-    return fail(OSError(f"cannot write to the standard output: {reason}."), code or 1)
+    except KeyboardInterrupt:
+        _complain("moxi-lite: stopped")
+        return 130
+    except (ValueError, TypeError, IndexError) as error:
+        return _fail(error, 2)
+    except (_Failure, OSError, MemoryError, RuntimeError, ImportError) as error:
+        from moxi_lite.models import WeightsUnavailableError
+
+        wrong_input = isinstance(error, OSError) and not isinstance(error, WeightsUnavailableError)
+        return _fail(error, 2 if wrong_input else 1)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -80,27 +73,29 @@ def _run(argv: Sequence[str] | None) -> int:
         return code
     except SystemExit as stop:  # argparse: --help, --version, wrong usage
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
-        complain("moxi-lite: stopped")
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="moxi-lite",
-        description="Which group of pixels does an image classifier rely on?",
+        prog="moxi-lite", description="Which group of pixels does an image classifier rely on?"
     )
-    parser.add_argument(
-        "--version",
-        action=_ShowVersion,
-        nargs=0,
-        default=argparse.SUPPRESS,
-        help="show the version and exit",
-    )
+    parser.add_argument("--version", action="version", version=f"moxi-lite {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shared = _Parser(add_help=False)
+    add = shared.add_argument
+    add(
+        "--masking",
+        default="auto",
+        metavar="NAME",
+        help="what absent means: drop, zero, mean, blur, noise; or auto, that is drop where model "
+        "and grid allow it, otherwise mean (default: auto)",
+    )
+    add("--grid", type=_grid, metavar="RxC", help="rows and columns (default: the model's)")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 
     explain = commands.add_parser(
         "explain",
+        parents=[shared],
         help="find the patches that decide how a photo is classified",
         description="Find the patches that decide how a photo is classified; write a picture, "
         "the explanation as JSON, and a slider as a web page.",
@@ -125,28 +120,74 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--budget", type=int, metavar="N", help="most patches to choose (default: all)")
     add(
-        "--masking",
-        default="auto",
-        metavar="NAME",
-        help=f"what absent means: {', '.join(MASKINGS)} (default: auto, that is drop where the "
-        "model allows it, otherwise mean)",
-    )
-    add(
-        "--grid",
-        type=_grid,
-        metavar="RxC",
-        help="rows and columns of patches (default: the model's)",
-    )
-    add(
         "--out",
         type=Path,
-        default=Path("moxi-out"),
+        default="moxi-out",
         metavar="DIR",
         help="folder for the results, made if needed (default: moxi-out)",
     )
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 
-    add_study(commands)
+    study = commands.add_parser(
+        "study",
+        parents=[shared],
+        help="compare methods over many images, resumable and in parallel",
+        description="Draw insertion and deletion curves of many images and methods into one table, "
+        "DIR/NAME.parquet. Stopped at any moment and started again, it goes on where it was.",
+    )
+    study.set_defaults(command=_study)
+    add = study.add_argument
+    add("--model", metavar="NAME", required=True, help="see: moxi-lite models")
+    add(
+        "--images",
+        metavar="IMAGE",
+        nargs="+",
+        required=True,
+        help="ImageNet samples as numbers and ranges, such as 281 or 0-999:50 (every 50th), and "
+        "paths or URLs of other images, for which the predicted class is the target",
+    )
+    add("--out", type=Path, metavar="DIR", required=True, help="folder of the study")
+    add(
+        "--methods",
+        type=_list,
+        default="moxi",
+        metavar="A,B,...",
+        help="moxi, gradcam, gradcam++, both also with -eigen and -aug, rollout, shapley, "
+        "shapley-paper, rise, moxi-, random; or all (default: moxi)",
+    )
+    add(
+        "--modes",
+        type=_list,
+        default="insertion,deletion",
+        metavar="A,B",
+        help="insertion, deletion (default: both)",
+    )
+    add(
+        "--budget",
+        type=_numbers,
+        metavar="N",
+        help="greedy steps of moxi, the rest is ranked; or insertion=N,deletion=M (default: all)",
+    )
+    add(
+        "--dtype",
+        default="float32",
+        metavar="NAME",
+        help="precision: float32, bfloat16, or mixed, where moxi screens candidates in bfloat16 "
+        "and decides in float32 (default: float32)",
+    )
+    add(
+        "--n-samples",
+        type=_numbers,
+        metavar="N",
+        help="iterations of shapley and shapley-paper; or by method, shapley=10,rise=400; "
+        "10:50:200 draws a Shapley curve for each number, for the price of the last",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="for what methods draw (default: 0)")
+    add(
+        "--include-misclassified",
+        action="store_true",
+        help="also study images that the model misclassifies",
+    )
+    add("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
 
     models = commands.add_parser(
         "models",
@@ -164,13 +205,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _grid(text: str) -> tuple[int, int]:
-    rows, cross, columns = text.lower().partition("x")
-    if not (cross and rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
-        raise argparse.ArgumentTypeError(f"expected rows x columns such as 14x14, not {text!r}")
-    return int(rows), int(columns)
-
-
 def _explain(
     *,
     photo: str,
@@ -185,102 +219,75 @@ def _explain(
     device: str | None,
 ) -> int:
     """Explain one photo and write the results."""
+    from moxi_lite.data import load_image
+    from moxi_lite.errors import unknown_name, whole_number
     from moxi_lite.files import folder_for_results
-    from moxi_lite.models import WeightsUnavailableError
+    from moxi_lite.models import load_model
+    from moxi_lite.patches import MASKINGS, PatchGame
     from moxi_lite.search import explain
 
     out = out.expanduser()
-    with contextlib.ExitStack() as stack:
+    with folder_for_results(out):
+        if masking not in MASKINGS:  # told before a model is loaded
+            raise unknown_name("masking", masking, MASKINGS)
+        endings = {"picture": "png", "data": "json", "slider": "html"}
+        paths = {k: out / f"{_stem(photo)}-{mode}.{ending}" for k, ending in endings.items()}
+        for label, path in paths.items():
+            if path.is_dir():
+                raise IsADirectoryError(
+                    f"{path} is a folder, but the {label} is to be written there. Move it, or "
+                    "choose another folder with --out."
+                )
+        image = load_image(photo)
+        # A model asked for by name is that model or nothing; only the default has a fallback.
+        if model is None:
+            classifier = load_model(DEFAULT_MODEL, fallback="efficientnet_lite0", device=device)
+        else:
+            classifier = load_model(model, device=device)
+        game = PatchGame(classifier, image, target, masking, grid=grid)
+        if budget is not None:
+            whole_number("budget", budget, 1, game.n_players)
         try:
-            stack.enter_context(folder_for_results(out))
-            _check_names(model, masking, budget)
-            paths = _result_paths(out, f"{_stem(photo)}-{mode}")
-            game = _load_game(photo, model, target, masking, grid, device)
-            if budget is not None and budget > game.n_players:
-                raise ValueError(f"--budget must be 1..{game.n_players}, the number of patches.")
-        except (WeightsUnavailableError, MemoryError, RuntimeError) as error:
-            return fail(error, 1)
-        except (ValueError, TypeError, IndexError, OSError) as error:
-            return fail(error, 2)
-
-        try:
-            _describe(photo, game)
+            _describe(photo, game, masking)
             if old := [path.name for path in paths.values() if path.exists()]:
-                print(f"replaces   {', '.join(old)}")
-            sys.stdout.flush()
+                _say(f"replaces   {', '.join(old)}")
             ex = explain(
                 game,
                 mode,
                 budget=budget,
                 stop=None if stop == "none" else stop,
-                show_progress=shows_progress(),
+                show_progress=_shows_progress(),
             )
-            print(f"{mode:<10} {ex.summary()}")
+            _say(f"{mode:<10} {ex.summary()}")
             _write(ex, paths)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # CUDA's are the last
-            return fail(error, 1)
+        except (ValueError, OSError) as error:
+            raise _Failure(_message(error)) from error
         for label, path in paths.items():
-            print(f"{label:<10} {path}")
-        return 0
+            _say(f"{label:<10} {path}")
+    return 0
 
 
-def _check_names(model: str | None, masking: str | None, budget: int | None) -> None:
-    from moxi_lite.errors import unknown_name
-    from moxi_lite.models import check_model_name
-
-    if model is not None:
-        check_model_name(model)
-    if masking not in MASKINGS:
-        raise unknown_name("masking", masking, MASKINGS)
-    if budget is not None and budget < 1:
-        raise ValueError(f"--budget must be at least 1 patch, not {budget}.")
-
-
-def _load_game(
-    photo: str,
-    model: str | None,
-    target: str | None,
-    masking: str,
-    grid: tuple[int, int] | None,
-    device: str | None,
-) -> PatchGame:
-    from moxi_lite.data import load_image
-    from moxi_lite.models import load_model
-    from moxi_lite.patches import PatchGame, deletion_problem
-
-    image = load_image(photo)
-    # A model asked for by name is that model or nothing; only the default has a fallback.
-    if model is None:
-        classifier = load_model(DEFAULT_MODEL, fallback="efficientnet_lite0", device=device)
-    else:
-        classifier = load_model(model, device=device)
-    chosen = None if target is None else classifier.class_index(target)
-    game = PatchGame(classifier, image, target=chosen, masking=masking, grid=grid)
-    if masking == "auto" and game.masking == "mean":
-        problem = deletion_problem(classifier.module, classifier.input_size, game.grid)
-        print(f"masking    mean colour instead of token deletion: {problem}")
-    return game
-
-
-def _describe(photo: str, game: PatchGame) -> None:
+def _describe(photo: str, game: PatchGame, masking: str) -> None:
     import numpy as np
+
+    from moxi_lite.patches import deletion_problem
 
     model = game.model
     confidence = game.outcome(np.ones(game.n_players, dtype=bool)).confidences[0]
-    print(f"photo      {photo}")
-    print(
+    _say(f"photo      {photo}")
+    _say(
         f"model      {model.name} on {model.device}, {game.grid[0]}x{game.grid[1]} patches, "
         f"masking {game.masking}"
     )
-    print(f"weights    {model.source}")
-    print(f"           SHA-256 {model.weights_sha256}")
-    print(f"sees       {_class(model, game.predicted)}, probability {confidence:.3f}")
+    if masking == "auto" and game.masking == "mean":
+        problem = deletion_problem(model.module, model.input_size, game.grid)
+        _say(f"           mean colour instead of token deletion: {problem}")
+    _say(f"weights    {model.source}")
+    _say(f"           SHA-256 {model.weights_sha256}")
+    seen = f"{model.class_name(game.predicted)} (class {game.predicted})"
+    _say(f"sees       {seen}, probability {confidence:.3f}")
     if game.target != game.predicted:
-        print(f"target     {_class(model, game.target)}")
-
-
-def _class(model: Classifier, index: int) -> str:
-    return f"{model.class_name(index)} (class {index})"
+        _say(f"target     {model.class_name(game.target)} (class {game.target})")
 
 
 def _stem(photo: str) -> str:
@@ -289,19 +296,6 @@ def _stem(photo: str) -> str:
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem)
     # File systems count bytes: three for most Chinese characters.
     return plain.encode()[:80].decode(errors="ignore") or "photo"
-
-
-def _result_paths(out: Path, stem: str) -> dict[str, Path]:
-    """Where the results go, by what they are; refuses a folder in the place of one."""
-    endings = {"picture": "png", "data": "json", "slider": "html"}
-    paths = {label: out / f"{stem}.{ending}" for label, ending in endings.items()}
-    for label, path in paths.items():
-        if path.is_dir():
-            raise IsADirectoryError(
-                f"{path} is a folder, but the {label} is to be written there. Move it, or choose "
-                "another folder with --out."
-            )
-    return paths
 
 
 def _write(ex: Explanation, paths: dict[str, Path]) -> None:
@@ -329,41 +323,180 @@ def _figure(ex: Explanation) -> Figure:
     return figure
 
 
-def _models(*, pattern: str) -> int:
-    """List models, grouped by what can be done with them."""
-    import timm
+def _study(
+    *,
+    images: list[str],
+    model: str,
+    methods: list[str],
+    modes: list[str],
+    out: Path,
+    jobs: int,
+    seed: int,
+    include_misclassified: bool,
+    **settings: Any,  # those that the study knows by the same name
+) -> int:
+    """Run a study and say where its table is."""
+    import warnings
 
+    from moxi_lite.errors import whole_number
+    from moxi_lite.files import folder_for_results
+    from moxi_lite.models import WeightsUnavailableError
+    from moxi_lite.study import METHODS, run_study
+
+    whole_number("jobs", jobs, 1)
+    wanted = [image for text in images for image in _images(text)]
+    with folder_for_results(out.expanduser()), _executor(jobs) as executor:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # failures are listed below
+                result = run_study(
+                    wanted,
+                    model,
+                    list(METHODS) if methods == ["all"] else methods,
+                    modes,
+                    out,
+                    executor,
+                    random_state=seed,
+                    only_correct=not include_misclassified,
+                    show_progress=_shows_progress(),
+                    **settings,
+                )
+        except (FileNotFoundError, IsADirectoryError, WeightsUnavailableError):
+            raise
+        except OSError as error:  # such as a full disk
+            raise _Failure(_message(error)) from error
+    n_studied = result.table["image"].nunique()
+    _say(f"images     {n_studied} studied, {len(result.skipped)} misclassified and skipped")
+    _say(f"table      {result.path} ({result.provenance['n_studied']} images in all)")
+    _say(f"record     {result.path.with_suffix('.json')}")
+    for name, reason in result.failed.items():
+        _complain(f"failed     {name}: {' '.join(reason.split())}")
+    if result.failed:
+        _complain(f"details    {result.path.parent / 'failures'}")
+    return 1 if result.failed else 0
+
+
+@contextlib.contextmanager
+def _executor(jobs: int) -> Iterator[Executor | None]:
+    if jobs == 1:
+        yield None
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, initializer=_start_worker, initargs=(threads,)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(threads: int) -> None:
+    """Share the cores among the processes; Ctrl-C, which reaches all of them, ends one at once."""
+    import signal
+    import threading
+
+    import torch
+    from tqdm import tqdm
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whole images only are stored: nothing is lost
+    tqdm.set_lock(threading.RLock())  # its own, a semaphore, would outlive a process that is ended
+    torch.set_num_threads(threads)
+
+
+def _models(*, pattern: str) -> int:
     from moxi_lite.errors import unknown_name
-    from moxi_lite.models import PACKAGED_MODEL, SET_SUM_MODELS, available_models
+    from moxi_lite.models import available_models
 
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     names = available_models(wanted.lower())
     if not names:
-        return fail(unknown_name("model", pattern, available_models()), 2)
-    # The architectures of these two files of timm are plain ViTs, except for those that pool
-    # by attention; asking the built models themselves would take a minute.
-    plain = {*timm.list_models(module="vision_transformer"), *timm.list_models(module="deit")}
-    pooled = {n for n in plain if "_map_" in n or ("siglip" in n and "gap" not in n)}
-    deletes = plain - pooled
-    groups = {
-        "weights come with a package, no network needed (masking mean)": [
-            n for n in names if n == PACKAGED_MODEL
-        ],
-        "plain Vision Transformers: tokens can be deleted (masking drop)": [
-            n for n in names if n in deletes
-        ],
-        "others: pixels are masked (masking mean)": [
-            n for n in names if n not in {*deletes, *SET_SUM_MODELS, PACKAGED_MODEL}
-        ],
-        "of moxi-lite itself, for composites of digits (masking drop)": [
-            n for n in names if n in SET_SUM_MODELS
-        ],
-    }
-    for title, members in groups.items():
-        if members:
-            print(f"{title}: {len(members)}")
-            print("".join(f"  {name}\n" for name in members))
+        raise unknown_name("model", pattern, available_models())
+    _say(
+        f"{len(names)} models. Tokens of absent patches are left out where that is defined (plain "
+        "Vision Transformers); elsewhere the patches take the mean colour, and explain says so."
+    )
+    _say("\n".join(f"  {name}" for name in names))
     return 0
+
+
+def _grid(text: str) -> tuple[int, int]:
+    try:
+        rows, columns = map(int, text.lower().split("x"))
+    except ValueError:
+        expected = f"expected rows x columns such as 14x14, not {text!r}"
+        raise argparse.ArgumentTypeError(expected) from None
+    return rows, columns
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> Any:
+    """Read ``10``, ``10:50``, or such by name, as in ``shapley=10:50,rise=400``."""
+    try:
+        if "=" in text:
+            pairs = [part.split("=") for part in _list(text)]
+            return {name.strip(): _numbers(numbers) for name, numbers in pairs}
+        return tuple(map(int, text.split(":"))) if ":" in text else int(text)
+    except ValueError:
+        expected = f"expected a number or NAME=NUMBER,..., not {text!r}"
+        raise argparse.ArgumentTypeError(expected) from None
+
+
+def _images(text: str) -> Sequence[int | str]:
+    """Read ``281``, ``0-9``, ``0-999:50``; anything else is a path or an address."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", text)
+    if found is None:
+        return [text]
+    first, last, step = found.groups()
+    numbers = range(int(first), int(last or first) + 1, int(step or 1) or 1)
+    if not numbers or step == "0":
+        raise ValueError(f"--images {text} is empty: write FIRST-LAST or FIRST-LAST:STEP.")
+    return numbers
+
+
+def _say(text: str = "", end: str = "\n") -> None:
+    """Print at once; a reader that has seen enough, such as `head`, does not stop the work."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        _mute(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            reason = f"cannot write to the standard output: {error.strerror}."
+            raise _Failure(reason) from error
+
+
+def _complain(line: str) -> None:
+    if sys.stderr is not None:  # print would take the standard output in place of a closed one
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:
+            _mute(sys.stderr)
+
+
+def _mute(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere; Python would complain of it again on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _shows_progress() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return f"out of memory. {error}" if isinstance(error, MemoryError) else str(error)
+
+
+def _fail(error: Exception, code: int) -> int:
+    message = " ".join(_message(error).split())
+    _complain(f"moxi-lite: error: {message or type(error).__name__}")
+    return code
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def pytest_runtest_setup(item):
 
 
 def _why_no_hub() -> str:
-    """Reason why real weights and images are not to be had; empty if they are."""
+    """Reason why real weights and images are unavailable; empty if they are."""
     if cached_weights(HUB_MODEL) is None:
         where = f"{HUB_MODEL} is not in the cache {hub.HF_HUB_CACHE}"
         if hub.HF_HUB_OFFLINE:

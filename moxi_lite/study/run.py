@@ -76,7 +76,7 @@ def run_study(
     executor: Executor | None = None,
     *,
     budget: int | Mapping[str, int | None] | None = None,
-    masking: str = "drop",
+    masking: str = "auto",
     grid: int | tuple[int, int] | None = None,
     dtype: torch.dtype | str | None = None,
     n_samples: Samples | None = None,

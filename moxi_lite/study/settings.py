@@ -14,14 +14,13 @@ from moxi_lite.attribution import SAMPLING_METHODS, SHAPLEY_SAMPLERS
 from moxi_lite.errors import index_of, unknown_name, whole_number
 from moxi_lite.games import rising_numbers
 from moxi_lite.models import Classifier, load_model
-from moxi_lite.patches import BASELINES, checked_grid
+from moxi_lite.patches import MASKINGS, checked_grid, resolve_masking
 from moxi_lite.search import MODES
 
 Samples = int | Iterable[int] | Mapping[str, int | Iterable[int]]
 ModelSource = str | Classifier | Callable[[], Classifier]
 
 METHODS = ("moxi", *SCORE_METHODS)
-_MASKINGS = ("drop", *BASELINES)
 _DTYPES = ("float32", "mixed", "bfloat16", "float16", "float64")
 _MOST_PATCHES = 2**15 - 1  # steps are stored as int16
 _MOST_CURVES = 2**7  # their names are stored as categories, with int8 codes
@@ -64,8 +63,8 @@ def checked_names(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return methods and modes; unknown names are refused before a model is loaded."""
     checked = _names("method", methods, METHODS), _names("mode", modes, MODES)
-    if masking not in _MASKINGS:
-        raise unknown_name("masking", masking, _MASKINGS)
+    if masking not in MASKINGS:
+        raise unknown_name("masking", masking, MASKINGS)
     return checked
 
 
@@ -99,7 +98,7 @@ def make_settings(
         methods=known_methods,
         modes=known_modes,
         budget=_budgets(budget, known_modes, n),
-        masking=masking,
+        masking=str(resolve_masking(model, masking, (rows, columns))),
         grid=(rows, columns),
         dtype=_dtype_name(dtype),
         n_samples=_samples(n_samples, known_methods),

@@ -73,8 +73,8 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
         ({"grid": (2, 2, 2)}, ValueError, "grid must be one positive whole number or two"),
         ({"grid": 3.5}, ValueError, r"grid must be .* not 3\.5"),
         ({"grid": "4x4"}, ValueError, "grid must be .* not '4x4'"),
-        ({"grid": 3}, ValueError, "3x3 does not"),
-        ({"grid": (3, 3)}, ValueError, "does not"),
+        ({"grid": 3, "masking": "drop"}, ValueError, "3x3 does not"),
+        ({"grid": (3, 3), "masking": "drop"}, ValueError, "does not"),
         ({"dtype": "float31"}, ValueError, "unknown dtype 'float31'. Did you mean 'float32'"),
         ({"random_state": -1}, ValueError, "random_state must be at least 0"),
         ({"random_state": None}, TypeError, "random_state must be a whole number, got None"),
@@ -121,7 +121,7 @@ def test_methods_that_the_model_does_not_allow_are_refused_before_work(
     tiny_cnn, photos, tmp_path, evaluations
 ):
     with pytest.raises(ValueError, match='masking="mean"'):
-        run_study(photos, tiny_cnn, ["moxi"], MODES, tmp_path / "a")
+        run_study(photos, tiny_cnn, ["moxi"], MODES, tmp_path / "a", masking="drop")
     with pytest.raises(ValueError, match=r"[Rr]ollout"):
         run_study(photos, tiny_cnn, ["rollout"], MODES, tmp_path / "b", masking="mean")
     assert sum(evaluations) <= 1
