@@ -187,7 +187,7 @@ def test_missing_weights_exit_1_in_one_line(photo, monkeypatch, tmp_path, capsys
 
     monkeypatch.setattr("moxi_lite.models.load_model", load)
     assert cli.main(["explain", str(photo), "--out", str(tmp_path)]) == 1
-    assert "not to be had. Sought: here." in error_of(capsys)
+    assert "are unavailable. Sought: here." in error_of(capsys)
 
 
 def test_ctrl_c_exits_130(photo, tiny, monkeypatch, tmp_path, capsys):

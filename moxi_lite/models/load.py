@@ -65,7 +65,7 @@ def load_model(
         evaluation mode, its parameters are frozen (``requires_grad_(False)``), and it moves to
         `device` if one is given. A module that is refused is given back as it was.
     fallback : str, optional
-        A second name, used only if the weights of the first are unavailable. A line is then printed,
+        A second name, used only if the weights of the first are unavailable. A line is printed,
         and `Classifier.source` says the same.
     device : str or torch.device, optional
         By default CUDA if there is one, else the CPU; an own module stays where it is.

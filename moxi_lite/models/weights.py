@@ -28,7 +28,7 @@ _PROBE_SECONDS = 3.0
 
 
 class WeightsUnavailableError(OSError):
-    """Raised when a model is known but its weights are available neither from a file nor a server."""
+    """Raised when a model is known but no file or server has its weights."""
 
 
 def published_models() -> list[str]:

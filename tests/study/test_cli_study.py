@@ -82,7 +82,7 @@ def test_the_command_reports_failures(study, photos, tmp_path, capsys):
         (["--images", "9-3"], 2, "--images 9-3 is empty"),
         (["--images", "0-9:0"], 2, "--images 0-9:0 is empty"),
         (["--images", "3"], 2, "5 classes"),
-        (["--model", "absent"], 1, "not to be had"),
+        (["--model", "absent"], 1, "are unavailable"),
     ],
 )
 def test_the_command_tells_what_is_wrong(study, tmp_path, capsys, options, code, message):
