@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from moxi_lite.curves.curve import Curve, area_under, metric_of
 from moxi_lite.curves.intervals import Estimate, resampled
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +219,8 @@ def average_table(
         One row a label; column ``n``, the number of images, and one a share, such as ``"4 %"``,
         with mean and interval as text: ``"92 (85 to 98)"``, in per cent or, for log-odds, in nats.
     """
+    import pandas as pd  # slow
+
     rows = {}
     for label, by_image in curves.items():
         average = average_curves(by_image, metric)

@@ -45,15 +45,13 @@ class SliderHTML:
         """Summarise in one line, without the HTML."""
         return f"SliderHTML({self.title!r}, {len(self.html) // 1024} KiB)"
 
-    def save(self, path: str | os.PathLike[str], lang: str = "en") -> Path:
+    def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a complete HTML page that needs no other file; atomic, so never half a page.
 
         Parameters
         ----------
         path : path-like
             Where to; the folder must exist.
-        lang : str
-            Language of the page, as in ``<html lang="en">``.
 
         Returns
         -------
@@ -66,7 +64,7 @@ class SliderHTML:
             If the folder does not exist.
         """
         path = Path(path).expanduser()
-        fields = {"LANG": html.escape(lang), "TITLE": html.escape(self.title), "BODY": self.html}
+        fields = {"TITLE": html.escape(self.title), "BODY": self.html}
         write_atomically(path, fill("explanation", "page.html", fields).encode())
         return path
 

@@ -171,9 +171,7 @@ def _plot_bars(ex: Explanation, ax: Axes, steps: int) -> Axes:
     return ax
 
 
-def plot_trace(
-    ex: Explanation, ax: Axes | None = None, *, label: str | None = None, color: str | None = None
-) -> Axes:
+def plot_trace(ex: Explanation, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """Draw the reward f after each step against the number of patches inserted or removed.
 
     Parameters
@@ -182,9 +180,7 @@ def plot_trace(
     ax : matplotlib.axes.Axes, optional
         Where to draw, several traces into one if wanted; a new figure by default.
     label : str, optional
-        Name for the legend; a name in `METHOD_COLORS` also sets the colour.
-    color : str, optional
-        Any matplotlib colour; MoXI's by default.
+        Name for the legend; a name in `METHOD_COLORS` also sets the colour, MoXI's by default.
 
     Returns
     -------
@@ -193,7 +189,7 @@ def plot_trace(
     """
     if ax is None:
         ax = new_axes((5.5, 3.4))
-    color = color or METHOD_COLORS.get(label or "MoXI", METHOD_COLORS["MoXI"])
+    color = METHOD_COLORS.get(label or "MoXI", METHOD_COLORS["MoXI"])
     insertion = ex.mode == "insertion"
     trace = np.concatenate([[ex.f_empty if insertion else ex.f_full], ex.values])
     few = len(trace) <= 40
@@ -249,12 +245,7 @@ def _caption(ex: Explanation, step: int) -> str:
     return f"{mark} {_short_label(ex, index)} {probability:.2f}"
 
 
-def figure1_strip(
-    explanations: Mapping[str, Explanation],
-    n_columns: int = 3,
-    *,
-    steps: list[int] | None = None,
-) -> Figure:
+def figure1_strip(explanations: Mapping[str, Explanation], n_columns: int = 3) -> Figure:
     """Draw a strip like the paper's Figure 1: rows are methods, columns are steps.
 
     Parameters
@@ -263,9 +254,8 @@ def figure1_strip(
         Method name -> explanation, all of one image and one mode.
     n_columns : int
         Number of steps shown, spread evenly up to the point at which the quickest method
-        succeeds (insertion) or makes the model fail (deletion).
-    steps : list of int, optional
-        The steps to show instead.  A row that stopped earlier repeats its last state.
+        succeeds (insertion) or makes the model fail (deletion).  A row that stopped earlier
+        repeats its last state.
 
     Returns
     -------
@@ -291,9 +281,7 @@ def figure1_strip(
     modes = {ex.mode for ex in explanations.values()}
     if len(modes) > 1:
         raise ValueError(f"one strip shows one mode, but these are {sorted(modes)}: draw two.")
-    if n_columns < 1:
-        raise ValueError(f"n_columns must be at least 1, not {n_columns}.")
-    shown = _strip_steps(explanations, n_columns) if steps is None else list(steps)
+    shown = _strip_steps(explanations, n_columns)
     figure = _NotebookFigure(
         figsize=(2.1 * (len(shown) + 1) + 0.4, 2.3 * len(explanations) + 0.3), layout="constrained"
     )

@@ -117,20 +117,8 @@ class Explanation:
     ) -> Explanation:
         """Assemble an explanation from what is known of the steps 0 to k.
 
-        Parameters
-        ----------
-        mode : {"insertion", "deletion"}
-        order : sequence of int, length k
-        values, predictions, confidences : sequence, length k + 1
-            From step 0, before the first player, on.
-        other_end : float
-            Reward of all players (insertion), or of none (deletion).
-        n_players : int
-        stop_reason : str
-        step_evaluations : sequence of int, length k, optional
-        **facts
-            Further fields: target, grid, labels, image, model, masking, reward, n_evaluations;
-            that is by default the last of `step_evaluations`.
+        `values`, `predictions` and `confidences` start before the first player; `other_end` is
+        the reward of all players (insertion) or of none (deletion); `facts` are further fields.
         """
         insertion = mode == "insertion"
         start = float(values[0])

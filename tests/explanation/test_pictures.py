@@ -189,13 +189,13 @@ def test_trace_starts_before_the_first_step():
 
 def test_figure1_strip():
     quick, slow = make(), make(order=(1,), predictions=(DOG,))
-    figure = figure1_strip({"MoXI": quick, "Own": slow}, steps=[1, 3])
+    figure = figure1_strip({"MoXI": quick, "Own": slow}, n_columns=2)
     axes = np.array(figure.axes).reshape(2, 3)
-    assert [ax.get_title() for ax in axes[0, :2]] == ["1 inserted", "3 inserted"]
+    assert [ax.get_title() for ax in axes[0, :2]] == ["1 inserted", "2 inserted"]
     assert axes[0, 0].get_xlabel() == "✗ dog 0.30"
-    assert axes[0, 1].get_xlabel() == "✓ tiger cat 0.70"
+    assert axes[0, 1].get_xlabel() == "✓ tiger cat 0.50"
     assert axes[1, 1].get_xlabel().endswith("(at 1)")
-    assert (axes[0, 1].images[0].get_array() == quick.visible_image(3)).all()
+    assert (axes[0, 1].images[0].get_array() == quick.visible_image(2)).all()
     assert axes[0, 2].get_xlabel() == "2 of 6 patches inserted"
     figure.canvas.draw()
     assert len(figure1_strip({"MoXI": quick}).axes) == 4
