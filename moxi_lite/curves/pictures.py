@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -145,8 +146,9 @@ def plot_forest(
     Parameters
     ----------
     estimates : mapping of str to Estimate
-        Label -> value and interval, such as `differences` gives them. A label in `METHOD_COLORS`
-        sets the colour; the number of images stands beside it where the estimate knows it.
+        Label -> value and interval, such as `differences` gives them. A label in `METHOD_COLORS`,
+        also with more behind it ("Shapley (50)", "Grad-CAM, smoothed"), sets the colour; the
+        number of images stands beside it where the estimate knows it.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     xlabel : str
@@ -161,7 +163,7 @@ def plot_forest(
     if ax is None:
         ax = new_axes((6.4, 0.9 + 0.34 * len(estimates)))
     for row, (label, estimate) in enumerate(estimates.items()):
-        color = METHOD_COLORS.get(label, "0.2")
+        color = METHOD_COLORS.get(re.split(r" \(|, ", label)[0], "0.2")
         ax.plot([estimate.low, estimate.high], [row, row], color=color, lw=2)
         ax.plot(estimate.value, row, "o", color=color, ms=7)
     if reference is not None:

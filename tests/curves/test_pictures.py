@@ -148,4 +148,6 @@ class TestForest:
         assert interval.get_xdata().tolist() == [40, 60] and point.get_xdata() == [50]
         assert interval.get_color() == METHOD_COLORS["Grad-CAM"]
         assert zero.get_xdata() == [0, 0]
+        smoothed = plot_forest({"Grad-CAM, smoothed": Estimate(1, 0, 2)}).lines[0]
+        assert smoothed.get_color() == METHOD_COLORS["Grad-CAM"]
         assert len(plot_forest(estimates, reference=None).lines) == 4
