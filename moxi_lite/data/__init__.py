@@ -11,10 +11,10 @@ from moxi_lite.data.digits import (
     set_sum_labels,
     tile_cells,
 )
+from moxi_lite.data.downloads import ImagesUnavailableError
 from moxi_lite.data.photos import (
     SAMPLE_PHOTOS,
     ImageNetSample,
-    ImagesUnavailableError,
     image_list_sha256,
     imagenet_sample,
     imagenet_samples,

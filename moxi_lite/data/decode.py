@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from skimage.util import img_as_float, img_as_ubyte
 
 MIN_SIDE = 16
 MAX_PIXELS = 100_000_000
@@ -98,9 +99,7 @@ def array_to_image(array: npt.NDArray[Any]) -> Image.Image:
         )
     if array.size == 0:
         raise ValueError(f"the array has no pixels: its shape is {array.shape}.")
-    if array.dtype == np.uint16:
-        array = np.rint(array / 257)
-    elif np.issubdtype(array.dtype, np.floating):
+    if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             raise ValueError(f"the array holds NaN or infinity, {count} of {array.size} values.")
@@ -110,10 +109,10 @@ def array_to_image(array: npt.NDArray[Any]) -> Image.Image:
                 f"float pixels must lie in 0..1, got {array.min():g} to {array.max():g}. Divide "
                 "by 255, or convert to uint8 if they are 0..255."
             )
-        array = np.rint(np.clip(array, 0, 1) * 255)
-    elif array.dtype != np.uint8:
+        array = np.clip(array, 0, 1)
+    elif array.dtype not in (np.uint8, np.uint16):
         raise TypeError(
             f"image arrays are uint8 (0..255), uint16 (0..65535) or float (0..1), got "
             f"{array.dtype}. Convert with array.astype(numpy.uint8) if values are 0..255."
         )
-    return Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8))
+    return Image.fromarray(img_as_ubyte(img_as_float(array)))

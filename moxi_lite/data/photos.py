@@ -25,8 +25,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from moxi_lite.data.decode import array_to_image, decode_image, finish_image
+from moxi_lite.data.downloads import ImagesUnavailableError, data_folder, fetch
 from moxi_lite.errors import index_of, unknown_name
-from moxi_lite.models import imagenet_class_names, why_unreachable
+from moxi_lite.models import imagenet_class_names
 
 _MAX_DOWNLOAD_BYTES = 100_000_000
 _TIMEOUT_SECONDS = 20.0
@@ -48,10 +49,6 @@ SAMPLE_PHOTOS: Mapping[str, str] = MappingProxyType(
     {name: description for name, (_, _, description) in _PHOTOS.items()}
 )
 """Name -> what the photograph shows, for `sample_photo`."""
-
-
-class ImagesUnavailableError(OSError):
-    """Raised when an image is available neither from a file nor from its server."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +188,12 @@ def imagenet_sample(index: int) -> ImageNetSample:
     """
     checked = _check_index(index)
     file_name = _registry_names()[checked]
-    path = _fetch_imagenet(file_name)
+    files = pooch.create(path=imagenet_folder(), base_url=IMAGENET_URL, registry=dict(_registry()))
+    advice = (
+        f"set MOXI_LITE_DATA_DIR to a folder whose subfolder {_IMAGENET_FOLDER} holds the files; "
+        "or use photographs of your own."
+    )
+    path = fetch(files, file_name, f"the ImageNet sample image {file_name!r}", advice)
     return ImageNetSample(
         image=load_image(path),
         index=checked,
@@ -232,8 +234,7 @@ def image_list_sha256(indices: Iterable[int] | None = None) -> str:
 
 def imagenet_folder() -> Path:
     """Folder of the ImageNet sample images: ``<data>/imagenet-sample-images``; may not exist."""
-    root = os.environ.get("MOXI_LITE_DATA_DIR") or pooch.os_cache("moxi-lite")
-    return Path(root).expanduser() / _IMAGENET_FOLDER
+    return data_folder(_IMAGENET_FOLDER)
 
 
 @functools.cache
@@ -262,30 +263,6 @@ def _check_index(index: int) -> int:
             f"images, 0 to {len(_registry_names()) - 1}."
         )
     return number
-
-
-def _fetch_imagenet(file_name: str) -> Path:
-    """Path of a file whose hash is right, downloaded if need be."""
-    files = pooch.create(path=imagenet_folder(), base_url=IMAGENET_URL, registry=dict(_registry()))
-    path = Path(files.abspath, file_name)
-    exists = path.is_file()
-    if exists and pooch.file_hash(str(path)) == _registry()[file_name]:
-        return path
-    here = "is there, but with a wrong SHA-256" if exists else "is not there"
-    why = why_unreachable(IMAGENET_URL)
-    problem: Exception | None = None
-    if why is None:
-        try:
-            downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
-            return Path(files.fetch(file_name, downloader=downloader))
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors
-            problem, why = error, f"{type(error).__name__}: {error}"
-    raise ImagesUnavailableError(
-        f"the ImageNet sample image {file_name!r} is unavailable.\n"
-        f"Sought: {path} ({here}), and {files.get_url(file_name)} ({why}).\n"
-        f"To supply it: connect to the internet once; or set MOXI_LITE_DATA_DIR to a folder whose "
-        f"subfolder {_IMAGENET_FOLDER} holds the files; or use photographs of your own."
-    ) from problem
 
 
 def _read(source: str | os.PathLike[str]) -> bytes:

