@@ -3,12 +3,11 @@
 from moxi_lite.attribution.registry import (
     METHODS,
     SAMPLING_METHODS,
-    SHAPLEY_SAMPLERS,
     attribute,
     order_of,
-    shapley_estimates,
 )
 from moxi_lite.attribution.rollout import attention_weights, rollout
+from moxi_lite.attribution.sampled import SHAPLEY_SAMPLERS, shapley_estimates
 
 __all__ = [
     "METHODS",

@@ -1,9 +1,10 @@
-"""Grad-CAM maps: which layer to look at, and pytorch-grad-cam run on it without leaving a trace."""
+"""The Grad-CAM family: which layer to look at, and pytorch-grad-cam on it, leaving no trace."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import FloatArray
 from moxi_lite.models import Classifier, dtype_of
+from moxi_lite.patches import PatchGame
 
 Reshape = Callable[[Tensor], Tensor]
 
@@ -23,188 +25,137 @@ _PASS_A_LAYER = (
 
 
 def gradcam_map(
-    model: Classifier,
-    pixels: Tensor,
-    target: int,
+    game: PatchGame,
     *,
-    plus_plus: bool = False,
-    smooth: str | None = None,
+    method: str = "GradCAM",
+    aug_smooth: bool = False,
+    eigen_smooth: bool = False,
     target_layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
 ) -> FloatArray:
-    """Grad-CAM or Grad-CAM++ of one image at the resolution of the layer.
+    """Class activation map of the game's target, float64 (h, w), at least 0, as fine as the layer.
 
-    Parameters
-    ----------
-    model : Classifier
-        The network; it is left as found.
-    pixels : Tensor, shape (3, H, W)
-        Preprocessed image.
-    target : int
-        Class whose raw score (logit) is differentiated.
-    plus_plus : bool
-        Weigh channels as Grad-CAM++ does.
-    smooth : {None, "eigen", "aug"}
-        See `moxi_lite.attribute`.
-    target_layer, reshape : optional
-        See `moxi_lite.attribute`.
-
-    Returns
-    -------
-    ndarray of float64, shape (h, w)
-        At least 0.
-
-    Raises
-    ------
-    ImportError
-        If pytorch-grad-cam is missing.
-    ValueError, TypeError
-        If no layer is found, or the one given is not fit for Grad-CAM.
+    `method` is the name of a class of pytorch-grad-cam, and the smoothings are the library's; the
+    other parameters and the errors are those of `moxi_lite.attribute`.
     """
-    library, scale_cam_image = _pytorch_grad_cam()
-    module = model.module
-    if next(module.parameters(), None) is None:
-        raise ValueError(f"Grad-CAM looks at layers, but {model.name} has no parameters at all.")
-    # A graph cannot be recorded in inference mode, which the caller may be in.
-    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(module):
-        image = pixels.to(model.device, dtype_of(module), copy=True)[None].requires_grad_()
-        layer, to_map = _resolve_layer(model, image.detach(), target_layer, reshape)
-        method = library.GradCAMPlusPlus if plus_plus else library.GradCAM
-        cam = method(module, [layer], reshape_transform=to_map)
-        try:
-            if smooth != "aug":
-                return _map_at(cam, image, target, layer, eigen=smooth == "eigen")
-            maps = []
-            for transform in cam.tta_transforms:
-                seen = _map_at(cam, transform.augment_image(image), target, layer)
-                straight = transform.deaugment_mask(torch.from_numpy(seen)[None, None])
-                maps.append(scale_cam_image(straight[0].numpy())[0])
-            return np.mean(maps, axis=0, dtype=np.float64)
-        finally:
-            cam.activations_and_grads.release()
-
-
-def _pytorch_grad_cam() -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
     try:
         import pytorch_grad_cam
-        from pytorch_grad_cam.utils.image import scale_cam_image
     except ImportError as error:
         raise ImportError(
             f"Grad-CAM needs pytorch-grad-cam, which cannot be imported ({error}). Install it "
             'with: pip install "grad-cam>=1.5" (moxi-lite[book] includes it).'
         ) from error
-    return pytorch_grad_cam, scale_cam_image
+    model, module = game.model, game.model.module
+    if next(module.parameters(), None) is None:
+        raise ValueError(f"Grad-CAM looks at layers, but {model.name} has no parameters at all.")
+    # A graph cannot be recorded in inference mode, which the caller may be in.
+    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(module):
+        image = game.pixels.to(model.device, dtype_of(module), copy=True)[None]
+        if target_layer is None:
+            layer = _default_layer(model, image)
+        else:
+            layer = _named_layer(module, target_layer)
+        kind = _at_layer(getattr(pytorch_grad_cam, method))
+        cam = kind(module, [layer], reshape_transform=_to_map(model, reshape))
+        try:
+            smooth = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth}
+            # A score without a graph may run backwards too: get_cam_image says what is wrong.
+            targets = [lambda logits: logits[game.target].requires_grad_()]
+            scaled = cam(image.requires_grad_(), targets, **smooth)[0].astype(np.float64)
+        finally:
+            cam.__exit__(None, None, None)  # "with" would print an IndexError and go on
+        return scaled if aug_smooth else np.maximum(cam.unclipped, 0)
+
+
+@cache
+def _at_layer(method: Any) -> Any:
+    """Extend a class of pytorch-grad-cam: its map is not resized, and kept as it is computed."""
+
+    class AtLayer(method):
+        unclipped: FloatArray  # the last map (h, w), before the library clips and scales it
+
+        def get_target_width_height(self, input_tensor: Tensor) -> None:
+            """Return None: no resizing to the image."""
+
+        def get_cam_image(self, *given: Any) -> np.ndarray:
+            """Fix the sign of the principal component; the last argument asks for it."""
+            *inputs, eigen_smooth = given
+            _, layer, _, activations, gradients = inputs
+            name = type(layer).__name__
+            if activations is None:
+                raise ValueError(f"target_layer {name} is not run by this model.")
+            if gradients is None:
+                raise ValueError(
+                    f"no gradient of the class's score reaches the target layer {name}, it is "
+                    "None: the model detaches it, or is not differentiable there, as with "
+                    "quantised (int8) layers. Pass another target_layer=, or use a method without "
+                    "gradients, such as 'shapley'."
+                )
+            maps = plain = super().get_cam_image(*inputs)
+            if eigen_smooth:
+                maps = super().get_cam_image(*inputs, eigen_smooth=True)
+                # A principal component has an arbitrary sign: take that of the plain map.
+                maps = maps if np.sum(maps * (plain - plain.mean())) >= 0 else -maps
+            self.unclipped = maps[0].astype(np.float64)
+            return maps
+
+    return AtLayer
 
 
 @contextmanager
 def _left_as_found(module: nn.Module) -> Iterator[None]:
-    """Undo pytorch-grad-cam's ``module.eval()``, submodule by submodule."""
+    """Undo pytorch-grad-cam's ``eval()`` and ``zero_grad()``, and let no gradients accumulate."""
     training = [(part, part.training) for part in module.modules()]
+    gradients = [(each, each.requires_grad, each.grad) for each in module.parameters()]
     try:
+        module.requires_grad_(False)
         yield
     finally:
         for part, mode in training:
             part.training = mode
-
-
-def _map_at(
-    cam: Any, image: Tensor, target: int, layer: nn.Module, eigen: bool = False
-) -> FloatArray:
-    """Run forwards and backwards once; the library records and weighs, without its resizing."""
-    recorder = cam.activations_and_grads
-    score = recorder(image)[0, target]
-    if len(recorder.activations) == 0:
-        raise ValueError(f"target_layer {type(layer).__name__} is not run by this model.")
-    if score.requires_grad:
-        # Not score.backward(): nothing may accumulate in anybody's .grad.
-        torch.autograd.grad(score, image, allow_unused=True)
-    if len(recorder.gradients) == 0:
-        raise ValueError(
-            f"no gradient of the class's score reaches the target layer {type(layer).__name__}: "
-            "the model detaches it or is not differentiable there. Pass another target_layer=."
-        )
-    activations = recorder.activations[0].double().numpy()
-    gradients = recorder.gradients[0].double().numpy()
-    plain = cam.get_cam_image(image, layer, None, activations, gradients)[0]
-    if not eigen:
-        return np.maximum(plain, 0)
-    projection = cam.get_cam_image(image, layer, None, activations, gradients, eigen_smooth=True)[0]
-    # A principal component has an arbitrary sign: take the one that agrees with the plain map.
-    agreement = np.sum(projection * (plain - plain.mean()))
-    return np.maximum(projection if agreement >= 0 else -projection, 0).astype(np.float64)
-
-
-def _resolve_layer(
-    model: Classifier,
-    image: Tensor,
-    target_layer: nn.Module | str | None,
-    reshape: Reshape | None,
-) -> tuple[nn.Module, Reshape]:
-    """Return the layer and the function that makes its output a map, (1, channels, h, w)."""
-    module = model.module
-    if target_layer is None:
-        layer = _before_last_attention(model)
-        if layer is None:
-            layer = _last_feature_map(model, image)
-    else:
-        layer = _named_layer(module, target_layer)
-    return layer, _checked(reshape or _default_reshape(model))
+        for parameter, needed, gradient in gradients:
+            parameter.requires_grad_(needed).grad = gradient
 
 
 def _named_layer(module: nn.Module, target_layer: nn.Module | str) -> nn.Module:
     named = {name: part for name, part in module.named_modules() if name}
-    if isinstance(target_layer, str):
-        if target_layer not in named:
-            raise unknown_name("target_layer", target_layer, named)
-        return named[target_layer]
-    if not isinstance(target_layer, nn.Module):
+    if isinstance(target_layer, str) and target_layer not in named:
+        raise unknown_name("target_layer", target_layer, named)
+    layer = named[target_layer] if isinstance(target_layer, str) else target_layer
+    kind = type(layer).__name__
+    if not isinstance(layer, nn.Module):
         raise TypeError(
-            "target_layer must be a submodule of the model or its dotted name, not "
-            f"{type(target_layer).__name__}."
+            f"target_layer must be a submodule of the model or its dotted name, not {kind}."
         )
-    if not any(part is target_layer for part in named.values()):
+    if all(part is not layer for part in named.values()):
         raise ValueError(
-            f"target_layer {type(target_layer).__name__} is not part of this model: take it from "
-            "model.module."
+            f"target_layer {kind} is not part of this model: take it from model.module."
         )
-    return target_layer
+    return layer
 
 
-def _before_last_attention(model: Classifier) -> nn.Module | None:
-    """Return the LayerNorm before the last attention of a Vision Transformer, as timm has it."""
-    blocks = getattr(model.module, "blocks", None)
-    if _token_grid(model) is None or not isinstance(blocks, nn.Sequential | nn.ModuleList):
-        return None
-    norm = getattr(blocks[-1], "norm1", None)
-    return norm if hasattr(blocks[-1], "attn") and isinstance(norm, nn.Module) else None
-
-
-def _token_grid(model: Classifier) -> tuple[int, int] | None:
-    embed = getattr(model.module, "patch_embed", None)
-    grid = getattr(embed, "grid_size", None)
-    if grid is None or not hasattr(model.module, "num_prefix_tokens"):
-        return None
-    # grid_size is the grid of the size that the model was built for
-    of_size = getattr(embed, "dynamic_feat_size", None)
-    return tuple(grid if of_size is None else of_size(model.input_size))
-
-
-def _last_feature_map(model: Classifier, image: Tensor) -> nn.Module:
-    """Return the last module, in order of running, whose output is a feature map."""
+def _default_layer(model: Classifier, image: Tensor) -> nn.Module:
+    """Return the LayerNorm before timm's last attention, else the last map that is computed."""
+    module = model.module
+    blocks = getattr(module, "blocks", None)
+    if _token_grid(model) is not None and isinstance(blocks, nn.Sequential | nn.ModuleList):
+        norm = getattr(blocks[-1], "norm1", None)
+        if hasattr(blocks[-1], "attn") and isinstance(norm, nn.Module):
+            return norm
     found: list[nn.Module] = []
 
     def look(part: nn.Module, _: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             return
-        if output.ndim == 4 and _channels_first(model.module, output)[0, 0].numel() > 1:
+        if output.ndim == 4 and _channels_first(module, output)[0, 0].numel() > 1:
             found.append(part)
         elif output.ndim == 3:
             found.clear()  # tokens: whatever map came before is only their embedding
 
-    handles = [part.register_forward_hook(look) for part in model.module.modules()]
+    handles = [part.register_forward_hook(look) for part in module.modules()]
     try:
         with torch.no_grad():
-            model.module(image)
+            module(image)
     finally:
         for handle in handles:
             handle.remove()
@@ -216,37 +167,40 @@ def _last_feature_map(model: Classifier, image: Tensor) -> nn.Module:
     return found[-1]
 
 
-def _channels_first(module: nn.Module, output: Tensor) -> Tensor:
-    # timm's Swin and its like say so if their maps are (1, h, w, channels).
-    last = getattr(module, "output_fmt", "NCHW") == "NHWC"
-    return output.permute(0, 3, 1, 2) if last else output
+def _to_map(model: Classifier, reshape: Reshape | None) -> Reshape:
+    """Make a layer's output a map (1, channels, h, w): tokens laid out, channels first."""
+    module: Any = model.module
+    grid = _token_grid(model)
 
-
-def _default_reshape(model: Classifier) -> Reshape:
-    module, grid = model.module, _token_grid(model)
-
-    def to_map(output: Tensor) -> Tensor:
+    def standard(output: Tensor) -> Tensor:
         if output.ndim == 4:
             return _channels_first(module, output)
-        if grid is None or output.ndim != 3:
-            return output
-        patches = output[:, module.num_prefix_tokens :]
-        if patches.shape[1] != grid[0] * grid[1]:
-            return output
-        return patches.transpose(1, 2).unflatten(2, grid)
+        if output.ndim == 3 and grid is not None:
+            patches = output[:, module.num_prefix_tokens :].transpose(1, 2)
+            return patches.unflatten(2, grid) if patches.shape[2] == np.prod(grid) else output
+        return output
 
-    return to_map
-
-
-def _checked(reshape: Reshape) -> Reshape:
     def to_map(output: Tensor) -> Tensor:
-        result = reshape(output) if isinstance(output, Tensor) else output
+        result = (reshape or standard)(output) if isinstance(output, Tensor) else output
         if not isinstance(result, Tensor) or result.ndim != 4 or len(result) != 1:
             got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result)
             raise ValueError(
                 f"the target layer's output is not a feature map but has {got}. {_PASS_A_LAYER}"
             )
-        # A copy, since the next layer may work in place, for example a ReLU.
-        return result.clone()
+        # Copied, since the next layer may work in place, as a ReLU does. MPS has no float64.
+        return result.detach().to("cpu", copy=True).double()
 
     return to_map
+
+
+def _token_grid(model: Classifier) -> tuple[int, int] | None:
+    """Grid of tokens of timm's Vision Transformers at the size of image that the model is fed."""
+    size = getattr(getattr(model.module, "patch_embed", None), "dynamic_feat_size", None)
+    tokens = hasattr(model.module, "num_prefix_tokens")
+    return tuple(size(model.input_size)) if size is not None and tokens else None
+
+
+def _channels_first(module: nn.Module, output: Tensor) -> Tensor:
+    # timm's Swin and its like say so if their maps are (1, h, w, channels).
+    last = getattr(module, "output_fmt", "NCHW") == "NHWC"
+    return output.permute(0, 3, 1, 2) if last else output

@@ -1,4 +1,4 @@
-"""Attribution methods: one score a patch, from gradients, attention, sampling or the patch alone.
+"""The registry of attribution methods: one score a patch, and how to call each.
 
 These are the baselines of the paper's experiments (Sec. 5) and two more, RISE and random. Scores
 become an order of patches by `order_of`, and every order draws curves (`moxi_lite.curves`).
@@ -6,47 +6,71 @@ become an order of patches by `order_of`, and every order draws curves (`moxi_li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from moxi_lite.attribution.gradcam import Reshape, gradcam_map
+from moxi_lite.attribution.maps import pool_to_grid
 from moxi_lite.attribution.rollout import AttentionFunction, rollout_map
-from moxi_lite.errors import unknown_name, whole_number
+from moxi_lite.attribution.sampled import rise, shapley
+from moxi_lite.errors import unknown_name
 from moxi_lite.games import (
-    DEFAULT_SAMPLES,
     FloatArray,
     Game,
     RandomState,
-    ShapleyEstimate,
-    as_game,
-    evaluate,
     full_context_shapley,
-    nested_shapley,
     player_count,
     self_context_shapley,
 )
-from moxi_lite.patches import PatchGame, outcomes
+from moxi_lite.patches import PatchGame
 from moxi_lite.search import MODES
 
-_GRADCAMS: dict[str, tuple[bool, str | None]] = {  # name: is it Grad-CAM++, how it is smoothed
-    "gradcam": (False, None),
-    "gradcam-eigen": (False, "eigen"),
-    "gradcam-aug": (False, "aug"),
-    "gradcam++": (True, None),
-    "gradcam++-eigen": (True, "eigen"),
-    "gradcam++-aug": (True, "aug"),
-}
-SHAPLEY_SAMPLERS = {"shapley": "permutation", "shapley-paper": "paper"}
-SAMPLING_METHODS = (*SHAPLEY_SAMPLERS, "rise")  # those that take n_samples
-METHODS = (*_GRADCAMS, "rollout", *SAMPLING_METHODS, "moxi-", "random")
 
-_RISE_MASKS = 4000  # as many as its authors used for VGG-16; 8000 for ResNet-50
-_RISE_ROWS = 1024  # masks between two steps of the progress bar
+@dataclass(frozen=True)
+class Method:
+    """How a method scores, and which keyword arguments of `attribute` it takes."""
+
+    score: Callable[..., FloatArray]  # game, keyword arguments -> (n,); of the whole image, a map
+    takes: tuple[str, ...] = ()
+    whole_image: bool = False  # looks into the model of a PatchGame, at the image without a mask
+
+
+def _moxi_minus(game: Game, *, mode: str) -> FloatArray:
+    return self_context_shapley(game) if mode == "insertion" else full_context_shapley(game)
+
+
+def _random(game: Game, *, random_state: RandomState) -> FloatArray:
+    return np.random.default_rng(random_state).random(player_count(game))
+
+
+def _gradcam(kind: str, **smooth: Any) -> Method:
+    return Method(partial(gradcam_map, method=kind, **smooth), ("target_layer", "reshape"), True)
+
+
+_SAMPLING = ("n_samples", "random_state", "show_progress")
+
+REGISTRY: dict[str, Method] = {
+    "gradcam": _gradcam("GradCAM"),
+    "gradcam-eigen": _gradcam("GradCAM", eigen_smooth=True),
+    "gradcam-aug": _gradcam("GradCAM", aug_smooth=True),
+    "gradcam++": _gradcam("GradCAMPlusPlus"),
+    "gradcam++-eigen": _gradcam("GradCAMPlusPlus", eigen_smooth=True),
+    "gradcam++-aug": _gradcam("GradCAMPlusPlus", aug_smooth=True),
+    "rollout": Method(rollout_map, ("attention", "n_prefix_tokens"), True),
+    "shapley": Method(partial(shapley, method="shapley"), _SAMPLING),
+    "shapley-paper": Method(partial(shapley, method="shapley-paper"), _SAMPLING),
+    "rise": Method(rise, _SAMPLING),
+    "moxi-": Method(_moxi_minus, ("mode",)),
+    "random": Method(_random, ("random_state",)),
+}
+METHODS = tuple(REGISTRY)
+SAMPLING_METHODS = tuple(name for name, entry in REGISTRY.items() if "n_samples" in entry.takes)
 
 
 def attribute(
@@ -152,77 +176,40 @@ def attribute(
             "MoXI chooses each patch in view of those before it, so it has an order but no scores: "
             "use explain(game, mode).order, or attribute(game, 'moxi-') for its first step alone."
         )
-    if method not in METHODS:
+    if method not in REGISTRY:
         raise unknown_name("method", method, METHODS)
     if mode not in MODES:
         raise unknown_name("mode", mode, MODES)
-    n = player_count(game)
-    _refuse_foreign(method, SAMPLING_METHODS, n_samples=n_samples)
-    _refuse_foreign(method, tuple(_GRADCAMS), target_layer=target_layer, reshape=reshape)
-    _refuse_foreign(method, ("rollout",), attention=attention, n_prefix_tokens=n_prefix_tokens)
-
-    if method in _GRADCAMS:
-        patch_game = _as_patch_game(game, method)
-        plus_plus, smooth = _GRADCAMS[method]
-        scores = pool_to_grid(
-            gradcam_map(
-                patch_game.model,
-                patch_game.pixels,
-                patch_game.target,
-                plus_plus=plus_plus,
-                smooth=smooth,
-                target_layer=target_layer,
-                reshape=reshape,
-            ),
-            patch_game,
-        )
-    elif method == "rollout":
-        patch_game = _as_patch_game(game, method)
-        shares = rollout_map(patch_game.model, patch_game.pixels, attention, n_prefix_tokens)
-        scores = pool_to_grid(shares, patch_game)
-    elif method in SHAPLEY_SAMPLERS:
-        usual = _equal_cost_permutations(n) if method == "shapley" else DEFAULT_SAMPLES
-        draws = usual if n_samples is None else n_samples
-        scores = shapley_estimates(game, method, [draws], random_state, show_progress)[0].values
-    elif method == "rise":
-        masks = _RISE_MASKS if n_samples is None else n_samples
-        rng = np.random.default_rng(random_state)
-        scores = _rise(_for_sampling(game), masks, rng, show_progress)
-    elif method == "moxi-":
-        scores = self_context_shapley(game) if mode == "insertion" else full_context_shapley(game)
+    player_count(game)  # a game at all?
+    entry = REGISTRY[method]
+    own = {
+        "n_samples": n_samples,
+        "target_layer": target_layer,
+        "reshape": reshape,
+        "attention": attention,
+        "n_prefix_tokens": n_prefix_tokens,
+    }
+    for name, value in own.items():
+        if value is not None and name not in entry.takes:
+            takers = ", ".join(other for other in METHODS if name in REGISTRY[other].takes)
+            raise ValueError(f"method {method!r} takes no {name} (only {takers} do): leave it out.")
+    given = {"mode": mode, "random_state": random_state, "show_progress": show_progress, **own}
+    options = {name: given[name] for name in entry.takes}
+    if not entry.whole_image:
+        scores = entry.score(game, **options)
+    elif isinstance(game, PatchGame):
+        scores = pool_to_grid(entry.score(game, **options), game)
     else:
-        scores = np.random.default_rng(random_state).random(n)
+        others = [repr(name) for name in METHODS if not REGISTRY[name].whole_image]
+        raise TypeError(
+            f"{method} looks into a model, so it needs a PatchGame, not {type(game).__name__}. "
+            f"For any game use {', '.join(others[:-1])} or {others[-1]}."
+        )
     if not np.isfinite(scores).all():
         raise ValueError(
             f"{method} gives NaN or infinite scores: check that the model's layers are finite."
         )
     return scores
-
-
-def shapley_estimates(
-    game: Game,
-    method: str,
-    n_samples: Sequence[int],
-    random_state: RandomState = None,
-    show_progress: bool = False,
-) -> list[ShapleyEstimate]:
-    """Score every patch by its sampled Shapley value, after each of several numbers of samples.
-
-    Parameters
-    ----------
-    game, random_state, show_progress
-        As for `attribute`.
-    method : {"shapley", "shapley-paper"}
-    n_samples : sequence of int
-        Rising numbers of samples, of which the largest sets the cost (`nested_shapley`).
-
-    Returns
-    -------
-    list of ShapleyEstimate
-        One for each number.
-    """
-    sampler = SHAPLEY_SAMPLERS[method]
-    return nested_shapley(_for_sampling(game), sampler, n_samples, random_state, show_progress)
 
 
 def order_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -263,83 +250,3 @@ def order_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
         )
     scale = np.abs(values[np.isfinite(values)]).max(initial=0.0) or 1.0
     return np.argsort(-np.round(values / scale, 12), kind="stable").astype(np.int64)
-
-
-def pool_to_grid(values: npt.ArrayLike, game: PatchGame) -> FloatArray:
-    """Average a map over the patches of a game.
-
-    Parameters
-    ----------
-    values : array_like of float, shape (h, w)
-        A map over the whole image, at any resolution. Where it is coarser than the game's grid,
-        it is first interpolated (bilinear) to the size of the image.
-    game : PatchGame
-        Whose grid to average over.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        Averages by area, row-major.
-    """
-    fine = np.asarray(values, dtype=np.float64)
-    rows, columns = game.grid
-    if fine.shape[0] < rows or fine.shape[1] < columns:
-        size = tuple(game.pixels.shape[1:])
-        stack = torch.from_numpy(fine)[None, None]
-        fine = nn.functional.interpolate(stack, size, mode="bilinear")[0, 0].numpy()
-    return (_shares(rows, fine.shape[0]) @ fine @ _shares(columns, fine.shape[1]).T).ravel()
-
-
-def _shares(n_patches: int, n_cells: int) -> FloatArray:
-    """Share of each cell's length in each patch's along one side, (n_patches, n_cells)."""
-    patches, cells = np.arange(n_patches)[:, None], np.arange(n_cells)
-    # In units of 1 / (n_patches * n_cells) of the side, all bounds are whole numbers.
-    starts = np.maximum(patches * n_cells, cells * n_patches)
-    ends = np.minimum((patches + 1) * n_cells, (cells + 1) * n_patches)
-    return np.maximum(ends - starts, 0) / n_cells
-
-
-def _as_patch_game(game: Game, method: str) -> PatchGame:
-    if not isinstance(game, PatchGame):
-        raise TypeError(
-            f"{method} looks into a model, so it needs a PatchGame, not {type(game).__name__}. "
-            "For any game use 'shapley', 'shapley-paper', 'rise', 'moxi-' or 'random'."
-        )
-    return game
-
-
-def _for_sampling(game: Game) -> Game:
-    """Return the game in bfloat16 if it may screen in it: sampling errs by far more."""
-    if not (isinstance(game, PatchGame) and game.screens):
-        return game
-    return as_game(lambda rows: outcomes([(game, rows)], screening=True)[0].rewards, game.n_players)
-
-
-def _refuse_foreign(method: str, methods: tuple[str, ...], **options: object) -> None:
-    for name, value in options.items():
-        if value is not None and method not in methods:
-            raise ValueError(
-                f"method {method!r} takes no {name} (only {', '.join(methods)} do): leave it out."
-            )
-
-
-def _equal_cost_permutations(n: int) -> int:
-    """Most pairs m of permutations, 2 + 2m(n - 1) evaluations, within the paper's 2n * 200."""
-    return (DEFAULT_SAMPLES * n - 1) // max(n - 1, 1)
-
-
-def _rise(game: Game, n_masks: int, rng: np.random.Generator, show_progress: bool) -> FloatArray:
-    total = whole_number("n_samples", n_masks, 2)
-    if total % 2:
-        raise ValueError(f"rise draws masks in pairs: n_samples must be even, got {n_masks}.")
-    half = rng.random((total // 2, player_count(game))) < 0.5
-    masks = np.concatenate([half, ~half])
-    # Masks of one size run as one dense batch when a game deletes tokens.
-    masks = masks[np.argsort(masks.sum(axis=1), kind="stable")]
-    sums = np.zeros(masks.shape[1])
-    with tqdm(total=total, unit="mask", disable=not show_progress) as progress:
-        for start in range(0, total, _RISE_ROWS):
-            rows = masks[start : start + _RISE_ROWS]
-            sums += evaluate(game, rows) @ rows
-            progress.update(len(rows))
-    return sums / (total // 2)

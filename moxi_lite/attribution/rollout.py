@@ -11,7 +11,8 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor, nn
 
 from moxi_lite.games import FloatArray
-from moxi_lite.models import Classifier, dtype_of
+from moxi_lite.models import dtype_of
+from moxi_lite.patches import PatchGame
 
 AttentionFunction = Callable[[nn.Module, Tensor], Iterable[Tensor]]
 
@@ -23,43 +24,27 @@ _PASS_ATTENTION = (
 
 
 def rollout_map(
-    model: Classifier,
-    pixels: Tensor,
+    game: PatchGame,
+    *,
     attention: AttentionFunction | None = None,
     n_prefix_tokens: int | None = None,
 ) -> FloatArray:
-    """Attention rollout from the class token to the patches of one image.
+    """Shares of the patches in the class token's row of `rollout`, float64 on the grid of tokens.
 
-    Parameters
-    ----------
-    model : Classifier
-        The network; it is left as found.
-    pixels : Tensor, shape (3, H, W)
-        Preprocessed image.
-    attention, n_prefix_tokens : optional
-        See `moxi_lite.attribute`.
-
-    Returns
-    -------
-    ndarray of float64, shape (rows, columns) of the grid of tokens
-        Shares of the class token's row, at least 0; with the shares of the class token and its
-        like they sum to 1.
-
-    Raises
-    ------
-    ValueError
-        If the model has no attention or no class token, or the weights given do not fit.
+    With the shares of the class token and its like they sum to 1. Parameters and errors are those
+    of `moxi_lite.attribute`.
     """
-    module = model.module
-    images = pixels.to(model.device, dtype_of(module))[None]
+    model = game.model
+    module: Any = model.module
+    images = game.pixels.to(model.device, dtype_of(module))[None]
     if attention is None:
         problem = _rollout_problem(module)
-        if problem is not None or not isinstance(module, VisionTransformer):
+        if problem is not None:
             raise ValueError(
                 f"rollout is not defined for {model.name}: {problem}. {_PASS_ATTENTION}"
             )
         weights: Iterable[Tensor] = attention_weights(module, images)
-        grid = tuple(module.patch_embed.dynamic_feat_size(model.input_size))
+        grid: tuple[int, int] = tuple(module.patch_embed.dynamic_feat_size(model.input_size))
         prefix = module.num_prefix_tokens
     else:
         with torch.no_grad():
@@ -102,7 +87,7 @@ def rollout(weights: Iterable[Tensor]) -> FloatArray:
     """
     result: FloatArray | None = None
     for layer, given in enumerate(weights):
-        heads = given.detach().double().cpu().numpy()
+        heads = given.detach().cpu().double().numpy()  # MPS has no float64
         heads = heads[0] if heads.ndim == 4 and len(heads) == 1 else heads
         if heads.ndim != 3 or heads.shape[1] != heads.shape[2]:
             raise ValueError(
@@ -122,23 +107,12 @@ def rollout(weights: Iterable[Tensor]) -> FloatArray:
     return result
 
 
-def attention_weights(module: VisionTransformer, images: Tensor) -> list[Tensor]:
-    """Compute the attention weights of every block of timm's plain Vision Transformer.
+def attention_weights(module: nn.Module, images: Tensor) -> list[Tensor]:
+    """Attention weights of every block of timm's plain Vision Transformer for one image.
 
-    Fused attention never forms the weights, so they are computed from the queries and keys of
-    what enters each attention layer.
-
-    Parameters
-    ----------
-    module : VisionTransformer
-        In evaluation mode.
-    images : Tensor, shape (1, 3, H, W)
-        Preprocessed image, on the module's device.
-
-    Returns
-    -------
-    list of Tensor, shape (heads, tokens, tokens)
-        One a block, first to last, float32; rows sum to 1.
+    Maps images (1, 3, H, W) to a float32 tensor (heads, tokens, tokens) a block, whose rows sum
+    to 1. Fused attention never forms the weights, so they are computed from the queries and keys
+    of what enters each attention layer.
     """
     weights: list[Tensor] = []
 
