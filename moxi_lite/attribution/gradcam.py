@@ -56,7 +56,7 @@ def gradcam_map(
         else:
             layer = _named_layer(module, target_layer)
         kind = _at_layer(getattr(pytorch_grad_cam, method))
-        cam = kind(module, [layer], reshape_transform=_to_map(model, reshape))
+        cam = kind(module, [layer], reshape_transform=_to_map(model, layer, reshape))
         try:
             smooth = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth}
             # A score without a graph may run backwards too: get_cam_image says what is wrong.
@@ -81,16 +81,10 @@ def _at_layer(method: Any) -> Any:
             """Fix the sign of the principal component; the last argument asks for it."""
             *inputs, eigen_smooth = given
             _, layer, _, activations, gradients = inputs
-            name = type(layer).__name__
             if activations is None:
-                raise ValueError(f"target_layer {name} is not run by this model.")
+                raise ValueError(f"target_layer {type(layer).__name__} is not run by this model.")
             if gradients is None:
-                raise ValueError(
-                    f"no gradient of the class's score reaches the target layer {name}, it is "
-                    "None: the model detaches it, or is not differentiable there, as with "
-                    "quantised (int8) layers. Pass another target_layer=, or use a method without "
-                    "gradients, such as 'shapley'."
-                )
+                raise _no_gradient(layer)
             maps = plain = super().get_cam_image(*inputs)
             if eigen_smooth:
                 maps = super().get_cam_image(*inputs, eigen_smooth=True)
@@ -100,6 +94,14 @@ def _at_layer(method: Any) -> Any:
             return maps
 
     return AtLayer
+
+
+def _no_gradient(layer: nn.Module) -> ValueError:
+    return ValueError(
+        f"no gradient of the class's score reaches the target layer {type(layer).__name__}, it is "
+        "None: the model detaches it, or is not differentiable there, as with quantised (int8) "
+        "layers. Pass another target_layer=, or use a method without gradients, such as 'shapley'."
+    )
 
 
 @contextmanager
@@ -167,8 +169,8 @@ def _default_layer(model: Classifier, image: Tensor) -> nn.Module:
     return found[-1]
 
 
-def _to_map(model: Classifier, reshape: Reshape | None) -> Reshape:
-    """Make a layer's output a map (1, channels, h, w): tokens laid out, channels first."""
+def _to_map(model: Classifier, layer: nn.Module, reshape: Reshape | None) -> Reshape:
+    """Make a layer's output, or its gradient, a map (1, channels, h, w) in float64."""
     module: Any = model.module
     grid = _token_grid(model)
 
@@ -180,7 +182,9 @@ def _to_map(model: Classifier, reshape: Reshape | None) -> Reshape:
             return patches.unflatten(2, grid) if patches.shape[2] == np.prod(grid) else output
         return output
 
-    def to_map(output: Tensor) -> Tensor:
+    def to_map(output: Tensor | None) -> Tensor:
+        if output is None:  # autograd's way to say that an operation has no derivative
+            raise _no_gradient(layer)
         result = (reshape or standard)(output) if isinstance(output, Tensor) else output
         if not isinstance(result, Tensor) or result.ndim != 4 or len(result) != 1:
             got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result)

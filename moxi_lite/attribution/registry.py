@@ -139,12 +139,12 @@ def attribute(
     Notes
     -----
     ``"gradcam"``, ``"gradcam++"``
-        Class activation maps weighed by gradients of the target's logit, through
+        Class activation maps weighted by gradients of the target's logit, through
         pytorch-grad-cam, negative parts cut to 0 (so low scores are often tied). Maps keep the
         resolution of the layer and are averaged over the area of each patch of the game's grid;
         maps coarser than that grid are interpolated first (bilinear, to the size of the image).
     ``"gradcam-eigen"``, ``"gradcam++-eigen"``
-        Smoothed: the first principal component of the weighed activations instead of their sum.
+        Smoothed: the first principal component of the weighted activations instead of their sum.
         Its sign is arbitrary in pytorch-grad-cam (``eigen_smooth``); here it is the one that
         correlates with the plain map.
     ``"gradcam-aug"``, ``"gradcam++-aug"``

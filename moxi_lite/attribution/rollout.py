@@ -80,10 +80,6 @@ def rollout(weights: Iterable[Tensor]) -> FloatArray:
     ndarray of float64, shape (tokens, tokens)
         Row i says from which input tokens the last layer's token i draws; rows sum to 1.
 
-    Raises
-    ------
-    ValueError
-        If there are no weights, or they have the wrong shape, are negative or not finite.
     """
     result: FloatArray | None = None
     for layer, given in enumerate(weights):
@@ -117,7 +113,11 @@ def attention_weights(module: nn.Module, images: Tensor) -> list[Tensor]:
     weights: list[Tensor] = []
 
     def record(attention: Any, inputs: tuple[Tensor, ...]) -> None:
-        weights.append(_weights(attention, inputs[0])[0])
+        joint = attention.qkv(inputs[0])[0].unflatten(1, (3, attention.num_heads, -1))
+        queries, keys, _ = joint.permute(1, 2, 0, 3)
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        products = (queries * attention.scale) @ keys.mT
+        weights.append(products.float().softmax(dim=-1))
 
     blocks: Any = module.blocks
     handles = [block.attn.register_forward_pre_hook(record) for block in blocks]
@@ -130,25 +130,15 @@ def attention_weights(module: nn.Module, images: Tensor) -> list[Tensor]:
     return weights
 
 
-def _weights(attention: Any, tokens: Tensor) -> Tensor:
-    """Softmax of scaled products of queries and keys, (m, heads, tokens, tokens), float32."""
-    joint = attention.qkv(tokens).unflatten(2, (3, attention.num_heads, -1))
-    queries, keys, _ = joint.permute(2, 0, 3, 1, 4)
-    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    products = (queries * attention.scale) @ keys.transpose(-2, -1)
-    return products.float().softmax(dim=-1)
-
-
 def _rollout_problem(module: nn.Module) -> str | None:
     """Say why rollout is not defined for a model, or return None if it is."""
     if not isinstance(module, VisionTransformer):
         return f"{type(module).__name__} is not a plain timm Vision Transformer"
     for number, block in enumerate(module.blocks):
         # Subclasses and other classes may bias, rotate, mask or window their attention.
-        attention = getattr(block, "attn", None)
-        if type(attention) is not Attention:
-            kind = "no attention" if attention is None else type(attention).__name__
-            return f"block {number} has {kind} instead of timm's plain Attention"
+        kind = type(getattr(block, "attn", None))
+        if kind is not Attention:
+            return f"block {number} has {kind.__name__} instead of timm's plain Attention"
     if module.cls_token is None:
         return "it has no class token whose attention could be followed"
     if module.global_pool != "token":

@@ -7,7 +7,6 @@ of shapiq, so games can be passed either way.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsIndex, TypeAlias, runtime_checkable
@@ -15,6 +14,8 @@ from typing import Any, Protocol, SupportsIndex, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
+
+from moxi_lite.errors import index_of, whole_number
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -42,20 +43,16 @@ def player_count(game: Game) -> int:
             f"expected a game (a callable with n_players), got {type(game).__name__}. "
             "Wrap a function of coalitions with as_game(function, n_players)."
         )
-    return _checked_count(game.n_players)
+    return whole_number("n_players", game.n_players, 1)
 
 
 def as_player(player: SupportsIndex, n_players: int) -> int:
-    """Return `player` as an int in 0..n_players-1.
-
-    Raises
-    ------
-    TypeError, IndexError
-        If it is not an integer (True is not player 1); if there is no such player.
-    """
-    if isinstance(player, bool | np.bool_) or not hasattr(player, "__index__"):
-        raise TypeError(f"a player is an integer, got {player!r} ({type(player).__name__}).")
-    index = operator.index(player)
+    """Return `player` as an int in 0..n_players-1; TypeError (also for True), or IndexError."""
+    try:
+        index = index_of(player)
+    except TypeError:
+        kind = type(player).__name__
+        raise TypeError(f"a player is an integer, got {player!r} ({kind}).") from None
     if not 0 <= index < n_players:
         raise IndexError(f"no player {index}: players are numbered 0 to {n_players - 1}.")
     return index
@@ -64,10 +61,7 @@ def as_player(player: SupportsIndex, n_players: int) -> int:
 def coalition_of(players: SupportsIndex | Iterable[SupportsIndex], n_players: int) -> BoolArray:
     """Return the coalition, bool of shape (n_players,), of one player or a collection of players.
 
-    Raises
-    ------
-    TypeError, IndexError
-        As for `as_player`, so a boolean mask is refused rather than read as players 0 and 1.
+    Errors are those of `as_player`: a boolean mask is refused, not read as players 0 and 1.
     """
     coalition = np.zeros(n_players, dtype=np.bool_)
     for player in players if isinstance(players, Iterable) else [players]:
@@ -76,19 +70,9 @@ def coalition_of(players: SupportsIndex | Iterable[SupportsIndex], n_players: in
 
 
 def as_coalitions(coalitions: npt.ArrayLike, n_players: int) -> BoolArray:
-    """Check coalitions and give them the shape (m, n_players).
+    """Check coalitions, (m, n_players) or (n_players,), and give them the shape (m, n_players).
 
-    Parameters
-    ----------
-    coalitions : array_like of bool, shape (m, n_players) or (n_players,)
-        One coalition a row; True means that the player is present.
-    n_players : int
-        Number of players.
-
-    Returns
-    -------
-    ndarray of bool, shape (m, n_players)
-        Not copied where the input already has this form.
+    They are not copied where they already have this form.
 
     Raises
     ------
@@ -112,19 +96,7 @@ def as_coalitions(coalitions: npt.ArrayLike, n_players: int) -> BoolArray:
 
 
 def evaluate(game: Game, coalitions: npt.ArrayLike) -> FloatArray:
-    """Call a game once and check what it returns.
-
-    Parameters
-    ----------
-    game : Game
-        The game.
-    coalitions : array_like of bool, shape (m, n) or (n,)
-        Coalitions, n being ``game.n_players``.
-
-    Returns
-    -------
-    ndarray of float64, shape (m,)
-        Rewards, all finite.
+    """Call a game once for coalitions (m, n) or (n,): finite rewards, float64 of shape (m,).
 
     Raises
     ------
@@ -137,13 +109,7 @@ def evaluate(game: Game, coalitions: npt.ArrayLike) -> FloatArray:
 
 
 def checked_rewards(rewards: npt.ArrayLike, coalitions: BoolArray) -> FloatArray:
-    """Return the rewards that a game gave for coalitions (m, n) as finite float64, shape (m,).
-
-    Raises
-    ------
-    ValueError
-        As for `evaluate`.
-    """
+    """Return what a game gave for coalitions (m, n), float64 (m,); ValueError as for `evaluate`."""
     checked = np.asarray(rewards, dtype=np.float64)
     if checked.shape != (len(coalitions),):
         raise ValueError(
@@ -174,7 +140,7 @@ def as_game(function: Callable[[BoolArray], Any], n_players: int) -> Game:
     """
     if not callable(function):
         raise TypeError(f"expected a function of coalitions, got {type(function).__name__}.")
-    return _FunctionGame(function, _checked_count(n_players))
+    return _FunctionGame(function, whole_number("n_players", n_players, 1))
 
 
 @dataclass(frozen=True)
@@ -253,7 +219,7 @@ class TableGame:
 
 def all_coalitions(n_players: int) -> BoolArray:
     """List all coalitions, bool of shape (2**n, n); bit i of the row index is player i."""
-    if _checked_count(n_players) > _MAX_LISTED_PLAYERS:
+    if whole_number("n_players", n_players, 1) > _MAX_LISTED_PLAYERS:
         raise ValueError(
             f"{n_players} players have 2**{n_players} coalitions, too many to list (at most "
             f"{_MAX_LISTED_PLAYERS} players). Sample coalitions instead."
@@ -263,8 +229,7 @@ def all_coalitions(n_players: int) -> BoolArray:
 
 def coalition_index(coalitions: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return the rows of coalitions (m, n) in `all_coalitions`, int64 (m,), for n up to 63."""
-    array = np.asarray(coalitions)
-    checked = as_coalitions(array, array.shape[-1] if array.ndim else 1)
+    checked = as_coalitions(coalitions, np.shape(coalitions)[-1])
     n_players = checked.shape[1]
     if n_players > _MAX_INDEXED_PLAYERS:
         raise ValueError(
@@ -306,8 +271,7 @@ def tabulate(
             "shapley_values(game, method='permutation'), which samples, or the self-context and "
             "full-context quantities, or group players."
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    whole_number("batch_size", batch_size, 1)
     values = np.empty(2**n_players)
     with tqdm(total=values.size, unit="coalition", disable=not show_progress) as progress:
         for start in range(0, values.size, batch_size):
@@ -381,15 +345,6 @@ class CachedGame:
         self.n_misses += len(first_rows)
         self.n_hits += len(keys) - len(first_rows)
         return np.array([self._rewards[key] for key in keys], dtype=np.float64)
-
-
-def _checked_count(n_players: SupportsIndex) -> int:
-    if isinstance(n_players, bool) or not hasattr(n_players, "__index__"):
-        raise TypeError(f"n_players must be an integer, got {n_players!r}.")
-    count = operator.index(n_players)
-    if count < 1:
-        raise ValueError(f"a game needs at least one player, got n_players={count}.")
-    return count
 
 
 def _coalitions_at(rows: npt.NDArray[np.int64], n_players: int) -> BoolArray:

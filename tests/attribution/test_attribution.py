@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -579,6 +580,29 @@ def test_gradients_that_do_not_arrive(pixels):
     game = PatchGame(load_model(Detached(), input_size=32), pixels, masking="mean")
     with pytest.raises(ValueError, match="no gradient"):
         attribute(game, "gradcam")
+
+
+@pytest.mark.filterwarnings("ignore:quantized")
+def test_a_quantised_network_has_no_gradients(tiny_vit, pixels):
+    needs_gradcam()
+    eager = copy.deepcopy(tiny_vit.module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        int8 = torch.ao.quantization.quantize_dynamic(eager, {nn.Linear}, dtype=torch.qint8)
+    game = PatchGame(replace(tiny_vit, module=int8), pixels, masking="mean")
+    with pytest.raises(ValueError, match=r"LayerNorm, it is None.*int8.*'shapley'"):
+        attribute(game, "gradcam")
+
+
+def test_an_error_of_the_users_own_reshape_is_raised(tiny_vit, pixels):
+    needs_gradcam()  # its "with" statement prints an IndexError and goes on
+
+    def reshape(tokens):
+        raise IndexError("no token 99")
+
+    with pytest.raises(IndexError, match="no token 99"):
+        attribute(PatchGame(tiny_vit, pixels), "gradcam", reshape=reshape)
+    assert not tiny_vit.module.blocks[-1].norm1._forward_hooks
 
 
 def test_without_pytorch_grad_cam_the_error_says_what_to_install(tiny_vit, pixels, monkeypatch):
