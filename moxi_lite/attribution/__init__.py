@@ -4,7 +4,6 @@ from moxi_lite.attribution.registry import (
     METHODS,
     SAMPLING_METHODS,
     attribute,
-    order_of,
 )
 from moxi_lite.attribution.rollout import attention_weights, rollout
 from moxi_lite.attribution.sampled import SHAPLEY_SAMPLERS, shapley_estimates
@@ -15,7 +14,6 @@ __all__ = [
     "SHAPLEY_SAMPLERS",
     "attention_weights",
     "attribute",
-    "order_of",
     "rollout",
     "shapley_estimates",
 ]

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from moxi_lite.attribution.gradcam import Reshape, gradcam_map
@@ -29,7 +28,7 @@ from moxi_lite.games import (
     self_context_shapley,
 )
 from moxi_lite.patches import PatchGame
-from moxi_lite.search import MODES
+from moxi_lite.search import check_mode
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,7 @@ def attribute(
         )
     if method not in REGISTRY:
         raise unknown_name("method", method, METHODS)
-    if mode not in MODES:
-        raise unknown_name("mode", mode, MODES)
+    check_mode(mode)
     player_count(game)  # a game at all?
     entry = REGISTRY[method]
     own = {
@@ -210,43 +208,3 @@ def attribute(
             f"{method} gives NaN or infinite scores: check that the model's layers are finite."
         )
     return scores
-
-
-def order_of(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Sort patches by falling score; ties go to the lowest index.
-
-    Scores that agree to 12 digits (of the largest) are ties: equal players can differ in the last
-    bit of an exact Shapley value.
-
-    Parameters
-    ----------
-    scores : array_like of float, shape (n,)
-        For example from `attribute`; not NaN.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        Patches, the highest score first.
-
-    Raises
-    ------
-    ValueError
-        If the scores are not one number a patch, or a score is NaN.
-
-    Examples
-    --------
-    >>> order_of([0.5, 2.0, 0.5]).tolist()
-    [1, 0, 2]
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(
-            f"scores must be one number a patch, shape (n,); got {values.shape}: flatten a map "
-            "with .ravel()."
-        )
-    for patch in np.flatnonzero(np.isnan(values)):
-        raise ValueError(
-            f"scores must be numbers to be sorted, but the score of patch {patch} is NaN."
-        )
-    scale = np.abs(values[np.isfinite(values)]).max(initial=0.0) or 1.0
-    return np.argsort(-np.round(values / scale, 12), kind="stable").astype(np.int64)

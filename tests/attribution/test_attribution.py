@@ -8,15 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from moxi_lite.attribution import METHODS, attention_weights, attribute, order_of, rollout
+from moxi_lite.attribution import METHODS, attention_weights, attribute, rollout
 from moxi_lite.curves import deletion_curve, insertion_curve
 from moxi_lite.data import imagenet_sample
 from moxi_lite.games import (
@@ -28,6 +25,7 @@ from moxi_lite.games import (
 )
 from moxi_lite.models import load_model
 from moxi_lite.patches import PatchGame
+from moxi_lite.search import order_of
 
 GRADCAMS = [method for method in METHODS if method.startswith("gradcam")]
 
@@ -474,27 +472,6 @@ def test_every_method_gives_one_number_a_patch(tiny_vit, pixels, method):
     assert sorted(order_of(scores).tolist()) == list(range(16))
 
 
-@given(
-    arrays(np.float64, st.integers(0, 30), elements=st.sampled_from([-np.inf, -1, 0.0, -0.0, 2]))
-)
-def test_order_of_sorts_and_breaks_ties_to_the_lowest_index(scores):
-    order = order_of(scores)
-    assert order.dtype == np.int64
-    assert order.tolist() == sorted(range(len(scores)), key=lambda patch: (-scores[patch], patch))
-
-
-def test_order_of_unsigned_numbers():
-    assert order_of(np.array([1, 0, 3], dtype=np.uint8)).tolist() == [2, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("scores", "words"), [([1.0, np.nan], "patch 1 is NaN"), (np.zeros((2, 2)), "ravel")]
-)
-def test_order_of_bad_scores(scores, words):
-    with pytest.raises(ValueError, match=words):
-        order_of(scores)
-
-
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
@@ -619,9 +596,3 @@ def test_rise_beats_random_on_a_photograph():
     random = order_of(attribute(game, "random", random_state=0))
     assert insertion_curve(game, rise).auc() > insertion_curve(game, random).auc() + 0.05
     assert deletion_curve(game, rise).auc() < deletion_curve(game, random).auc() - 0.05
-
-
-def test_scores_that_differ_in_the_last_bit_are_ties():
-    assert order_of([0.1 + 0.2, 0.3, 1.0]).tolist() == [2, 0, 1]
-    assert order_of([0.3, 0.1 + 0.2, 1.0]).tolist() == [2, 0, 1]
-    assert order_of([0.0, -np.inf, np.inf]).tolist() == [2, 0, 1]

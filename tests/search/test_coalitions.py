@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from moxi_lite.games import SetSumGame
 from moxi_lite.search import (
@@ -14,6 +15,7 @@ from moxi_lite.search import (
     complete_order,
     explain,
     next_coalitions,
+    order_of,
     remaining,
 )
 
@@ -79,3 +81,30 @@ def test_orders_that_cannot_be_completed():
         complete_order([4], np.zeros(4))
     with pytest.raises(ValueError, match="NaN"):
         complete_order([1], [0.0, np.nan])
+
+
+@given(
+    arrays(np.float64, st.integers(0, 30), elements=st.sampled_from([-np.inf, -1, 0.0, -0.0, 2]))
+)
+def test_order_of_sorts_and_breaks_ties_to_the_lowest_index(scores):
+    order = order_of(scores)
+    assert order.dtype == np.int64
+    assert order.tolist() == sorted(range(len(scores)), key=lambda patch: (-scores[patch], patch))
+
+
+def test_order_of_unsigned_numbers():
+    assert order_of(np.array([1, 0, 3], dtype=np.uint8)).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"), [([1.0, np.nan], "patch 1 is NaN"), (np.zeros((2, 2)), "ravel")]
+)
+def test_order_of_bad_scores(scores, words):
+    with pytest.raises(ValueError, match=words):
+        order_of(scores)
+
+
+def test_scores_that_differ_in_the_last_bit_are_ties():
+    assert order_of([0.1 + 0.2, 0.3, 1.0]).tolist() == [2, 0, 1]
+    assert order_of([0.3, 0.1 + 0.2, 1.0]).tolist() == [2, 0, 1]
+    assert order_of([0.0, -np.inf, np.inf]).tolist() == [2, 0, 1]

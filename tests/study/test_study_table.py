@@ -11,11 +11,11 @@ import pytest
 import torch
 from tables import assert_same_tables, rows
 
-from moxi_lite.attribution import attribute, order_of
+from moxi_lite.attribution import attribute
 from moxi_lite.curves import average_curves, deletion_curve, insertion_curve
 from moxi_lite.data import load_image
 from moxi_lite.patches import PatchGame
-from moxi_lite.search import explain
+from moxi_lite.search import explain, order_of
 from moxi_lite.study import greedy_order, run_study, study_curves, study_explanation
 
 MODES = ["insertion", "deletion"]
