@@ -121,20 +121,9 @@ class Classifier:
     def class_index(self, name_or_index: str | int) -> int:
         """Index of a class, given by its index, its name or one of its synonyms.
 
-        Parameters
-        ----------
-        name_or_index : str or int
-            Such as 281, ``"281"``, ``"tabby"`` or ``"tabby, tabby cat"``; case and underscores
-            do not matter.
-
-        Raises
-        ------
-        IndexError
-            If an index is outside 0..C-1.
-        TypeError
-            If it is neither a name nor a whole number.
-        ValueError
-            If no class has the name (near matches are listed), or several have.
+        Such as 281, ``"281"``, ``"tabby"`` or ``"tabby, tabby cat"``; case and underscores do not
+        matter.  IndexError says that an index is outside 0..C-1, ValueError that no class has the
+        name (near matches are listed) or several have.
         """
         if isinstance(name_or_index, str):
             wanted = _plain(name_or_index)

@@ -16,6 +16,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from moxi_lite.errors import whole_pair
 from moxi_lite.models.classifier import Classifier, device_of, dtype_of
 from moxi_lite.models.set_sum import (
     IMAGE_SIDE,
@@ -25,20 +26,11 @@ from moxi_lite.models.set_sum import (
     load_set_sum,
 )
 from moxi_lite.models.weights import (
-    WeightsUnavailableError,
     check_name,
     load_named_or_fallback,
     published_models,
     state_sha256,
 )
-
-__all__ = [
-    "Classifier",
-    "WeightsUnavailableError",
-    "available_models",
-    "imagenet_class_names",
-    "load_model",
-]
 
 
 def load_model(
@@ -124,7 +116,7 @@ def load_model(
         config = timm.data.resolve_model_data_config(module)
 
     size = (int(config["input_size"][1]), int(config["input_size"][2]))
-    chosen = _natural_grid(module, size) if grid is None else _pair("grid", grid)
+    chosen = _natural_grid(module, size) if grid is None else whole_pair("grid", grid)
     if chosen[0] > size[0] or chosen[1] > size[1]:
         raise ValueError(f"grid {chosen} has more patches a side than {size} has pixels.")
     with _given_back_on_error(module):
@@ -181,13 +173,7 @@ def available_models(pattern: str = "*") -> list[str]:
 
 
 def check_model_name(name: object) -> None:
-    """Refuse, without loading anything, what `load_model` has no weights for.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `load_model` does for names.
-    """
+    """Refuse what `load_model` has no weights for, as it does, without loading anything."""
     check_name(name, also=SET_SUM_MODELS)
 
 
@@ -213,7 +199,7 @@ def _own_config(
         config |= {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
         origin = "pixels in 0..1, not normalised"
     if input_size is not None:
-        config["input_size"] = (3, *_pair("input_size", input_size))
+        config["input_size"] = (3, *whole_pair("input_size", input_size))
     if mean is not None or std is not None:
         config["mean"] = _triple("mean", config["mean"] if mean is None else mean)
         config["std"] = _triple("std", config["std"] if std is None else std)
@@ -295,14 +281,6 @@ def _divide(length: int) -> int:
     most = max(1, length // 4)
     divisors = [n for n in range(min(4, most), most + 1) if length % n == 0]
     return min(divisors, key=lambda n: abs(n - 14)) if divisors else min(14, most)
-
-
-def _pair(what: str, value: int | Iterable[int]) -> tuple[int, int]:
-    numbers = tuple(value) if isinstance(value, Iterable) else (value, value)
-    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in numbers)
-    if len(numbers) != 2 or not whole or min(numbers) < 1:
-        raise ValueError(f"{what} must be a positive integer or a pair of them, got {value!r}.")
-    return int(numbers[0]), int(numbers[1])
 
 
 def _triple(what: str, value: float | Iterable[float]) -> tuple[float, float, float]:

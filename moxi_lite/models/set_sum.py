@@ -127,21 +127,10 @@ def set_sum_vit(
 
 
 def build_set_sum(name: str) -> nn.Module:
-    """Build the network of a shipped model, with random weights.
+    """Build ``"set_sum_cnn"`` or ``"set_sum_vit"``, with random weights.
 
-    Parameters
-    ----------
-    name : {"set_sum_cnn", "set_sum_vit"}
-
-    Returns
-    -------
-    torch.nn.Module
-        Maps float (m, 3, 56, 56) in 0..1 to logits (m, 31), one per sum 0..30.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown (near matches are listed).
+    It maps float (m, 3, 56, 56) in 0..1 to logits (m, 31), one per sum 0..30.  ValueError lists
+    near matches of an unknown name.
     """
     if name not in SET_SUM_MODELS:
         raise unknown_name("SET-SUM model", name, SET_SUM_MODELS)
@@ -213,13 +202,14 @@ def save_set_sum(name: str, module: nn.Module, card: Mapping[str, Any], folder: 
 def _check_architecture(
     name: str, stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> None:
-    needed = {key: tensor for key, tensor in wanted.items() if tensor.is_floating_point()}
-    problems = [f"{key} is missing" for key in needed if key not in stored]
-    problems += [f"{key} is unknown to the model" for key in stored if key not in needed]
+    needed = {key: tuple(t.shape) for key, t in wanted.items() if t.is_floating_point()}
+    given = {key: tuple(t.shape) for key, t in stored.items()}
+    problems = [f"{key} is missing" for key in needed if key not in given]
+    problems += [f"{key} is unknown to the model" for key in given if key not in needed]
     problems += [
-        f"{key} is {tuple(stored[key].shape)}, not {tuple(tensor.shape)}"
-        for key, tensor in needed.items()
-        if key in stored and stored[key].shape != tensor.shape
+        f"{key} is {given[key]}, not {shape}"
+        for key, shape in needed.items()
+        if given.get(key, shape) != shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

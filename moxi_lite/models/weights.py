@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import pickle
 import ssl
 import threading
 import urllib.error
@@ -40,15 +39,7 @@ def published_models() -> list[str]:
 
 
 def check_name(name: object, also: Sequence[str] = ()) -> None:
-    """Refuse unknown names, and models without published weights or without classes.
-
-    Parameters
-    ----------
-    name : object
-        What was given as the name of a model.
-    also : sequence of str
-        Further names to allow: models whose weights are not looked for by this module.
-    """
+    """Refuse names that are unknown, here and in `also`, and models without weights or classes."""
     if not isinstance(name, str):
         raise TypeError(f"a model is a name or a torch.nn.Module, got {type(name).__name__}.")
     if name == PACKAGED_MODEL or name in also:
@@ -91,27 +82,7 @@ def load_named_or_fallback(name: str, fallback: str | None) -> tuple[str, nn.Mod
 
 
 def load_named(name: str) -> tuple[nn.Module, str, str]:
-    """Build a model with its published weights, on the CPU.
-
-    Parameters
-    ----------
-    name : str
-        A timm name that has weights, or ``"efficientnet_lite0"``.
-
-    Returns
-    -------
-    module : torch.nn.Module
-    source : str
-        Where the weights came from, for people.
-    sha256 : str
-        Of the weights file, or of the state dict where timm hides the file.
-
-    Raises
-    ------
-    WeightsUnavailableError
-        If there is neither a local copy nor a server that answers, or the file found cannot be
-        read or does not fit the network.
-    """
+    """Build a model with its published weights, on the CPU: module, source for people, SHA-256."""
     if name == PACKAGED_MODEL:
         return _packaged()
     config: Any = timm.get_pretrained_cfg(name)
@@ -130,39 +101,32 @@ def load_named(name: str) -> tuple[nn.Module, str, str]:
 
 
 def _with_weights(name: str, path: Path) -> nn.Module:
-    """Build a timm model with the weights of a file."""
-    advice = f"Delete {path} and load the model again to fetch a fresh copy."
+    """Build a timm model with the weights of a file; a file that does not serve is named."""
+    why = "cannot be used"
     try:
-        weights = _readable_weights(path)
+        overlay = {**_readable_weights(path), "custom_load": False}
+        why = "cannot be used, they belong to another network"
+        module: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except MemoryError:
         raise
     except Exception as error:  # damaged files make the readers raise errors of many types
+        built = "another" in why
+        if built and not isinstance(error, KeyError) and "loading state_dict" not in str(error):
+            raise  # not the file's fault
         raise WeightsUnavailableError(
-            f"the weights of {name!r} cannot be used: {error}.\n{advice}"
+            f"the weights of {name!r} {why}: {error}.\n"
+            f"Delete {path} and load the model again to fetch a fresh copy."
         ) from error
-    overlay = {**weights, "custom_load": False}
-    try:
-        module: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-    except (RuntimeError, KeyError) as error:
-        # Only misfits are the file's fault; want of memory, for one, is not.
-        misfit = isinstance(error, KeyError) or "loading state_dict" in str(error)
-        if not misfit:
-            raise
-        raise WeightsUnavailableError(
-            f"the weights of {name!r} cannot be used, they belong to another network: {error}.\n"
-            f"{advice}"
-        ) from error
-    settings: Any = module.pretrained_cfg
-    settings.pop("state_dict", None)  # a second copy of the weights
+    module.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
     return module
 
 
 def _readable_weights(path: Path) -> dict[str, Any]:
     """Check that a weights file can be read; what timm has to be told to load it.
 
-    The file is named outright because timm would ask the hub for news of it first, which takes a
-    minute of retries where there is no network. Other formats than safetensors are read here,
-    because some versions of timm would run any code that the file holds.
+    Without a file's name timm asks the hub for news first: a minute of retries without network.
+    Other formats than safetensors are read here, because some versions of timm would run any code
+    that the file holds.
     """
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt"):  # the header, checked against the file's length
@@ -189,28 +153,25 @@ def _hub_weights(name: str, config: Any) -> tuple[Path, str]:
     if cached is not None:
         return cached, "the local Hugging Face cache"
     sought = f"{_hub_files(config)[0]} of {config.hf_hub_id} at {hub.ENDPOINT}"
-    if hub.HF_HUB_OFFLINE:
-        raise _unavailable(name, "HF_HUB_OFFLINE forbids a download", sought, hub.HF_HUB_CACHE)
-    why = why_unreachable(hub.ENDPOINT)
-    if why:
-        why = f"{hub.ENDPOINT} cannot be reached ({why})"
-        raise _unavailable(name, why, sought, hub.HF_HUB_CACHE)
-    repo, _, revision = config.hf_hub_id.partition("@")
     problem: Exception | None = None
-    for filename in _hub_files(config):
-        try:
-            path = huggingface_hub.hf_hub_download(
-                repo, filename, revision=revision or None, cache_dir=hub.HF_HUB_CACHE
-            )
-            return Path(path), "the Hugging Face hub"
-        except huggingface_hub.utils.EntryNotFoundError as error:
-            problem = error
-        except Exception as error:  # the hub's client lets errors of several libraries through
-            problem = error
-            break
-    raise _unavailable(
-        name, f"the download failed ({type(problem).__name__}: {problem})", sought, hub.HF_HUB_CACHE
-    ) from problem
+    if hub.HF_HUB_OFFLINE:
+        why = "HF_HUB_OFFLINE forbids a download"
+    elif silence := why_unreachable(hub.ENDPOINT):
+        why = f"{hub.ENDPOINT} cannot be reached ({silence})"
+    else:
+        repo, _, revision = config.hf_hub_id.partition("@")
+        for filename in _hub_files(config):
+            try:
+                path = huggingface_hub.hf_hub_download(
+                    repo, filename, revision=revision or None, cache_dir=hub.HF_HUB_CACHE
+                )
+                return Path(path), "the Hugging Face hub"
+            except Exception as error:  # the hub's client lets errors of several libraries through
+                problem = error
+                if not isinstance(error, huggingface_hub.utils.EntryNotFoundError):
+                    break
+        why = f"the download failed ({type(problem).__name__}: {problem})"
+    raise _unavailable(name, why, sought, hub.HF_HUB_CACHE) from problem
 
 
 def _unavailable(name: str, why: str, sought: str, cache: object) -> WeightsUnavailableError:
@@ -271,8 +232,7 @@ def cached_weights(name: str) -> Path | None:
 def why_unreachable(url: str, timeout: float = _PROBE_SECONDS) -> str | None:
     """Ask a server for a sign of life: None if it answers, otherwise the reason, in a few words.
 
-    Takes `timeout` seconds at most, name resolution and proxies included, so that work which
-    needs the network can fail at once instead of after a client's many retries.
+    Takes `timeout` seconds at most, unlike the clients' many retries.
     """
     outcome: list[str | None] = []
 
@@ -304,23 +264,18 @@ def file_sha256(path: Path) -> str:
 
 
 def state_sha256(module: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all that a module's state holds."""
+    """Return the SHA-256 over names, dtypes, shapes and bytes of the tensors in a module's state.
+
+    What is no tensor, such as the packed weights of quantised layers, counts as it is printed.
+    """
     digest = hashlib.sha256()
 
-    def feed(name: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            value = [part for item in value.items() for part in item]
-        if isinstance(value, tuple | list):  # quantised layers pack weight and bias
-            for number, part in enumerate(value):
-                feed(f"{name}.{number}", part)
-        elif not isinstance(value, torch.Tensor):  # extra state; repr may hold an address
-            digest.update(f"{name} {type(value).__name__}\n".encode() + pickle.dumps(value))
-        else:
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            plain = value.dequantize() if value.is_quantized else value
-            flat = plain.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-
     for name, value in module.state_dict().items():
-        feed(name, value)
+        if not isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        plain = value.dequantize() if value.is_quantized else value
+        flat = plain.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
