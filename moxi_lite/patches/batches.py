@@ -71,7 +71,8 @@ class Batcher:
         try:
             return self._forward(tasks, rows)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            # torch.cuda.OutOfMemoryError says "out of memory", too
+            if not any(words in str(error) for words in _OUT_OF_MEMORY):
                 raise
             return None
 
@@ -112,9 +113,3 @@ def _groups(tasks: Sequence[Task]) -> Iterator[np.ndarray]:
 def _row_cost(tasks: Sequence[Task], row: np.ndarray) -> int:
     masking, coalitions = tasks[row[0]]
     return masking.row_cost(int(coalitions[row[1]].sum()))
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(
-        words in str(error) for words in _OUT_OF_MEMORY
-    )

@@ -35,23 +35,16 @@ class Masking(Protocol):
 
     n_players: int
     needs_equal_sizes: bool
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Maskings of equal kind have interchangeable `forward`."""
-        ...
+    kind: tuple[object, ...]  # those of one kind have interchangeable `forward`
 
     def row_cost(self, n_present: int) -> int:
         """Approximate bytes of activations that one coalition of that size needs."""
-        ...
 
     def inputs(self, coalitions: Tensor) -> Tensor:
         """Make what the network is shown of coalitions, bool (m, n)."""
-        ...
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map these to logits (m, C)."""
-        ...
 
 
 def deletion_problem(
@@ -164,6 +157,7 @@ class TokenDeletion:
         players = patch_map(rows, columns, grid).ravel()
         self._player_of_token = torch.from_numpy(players).to(image.device)
         self.n_players = grid[0] * grid[1]
+        self.kind: tuple[object, ...] = id(module), self.n_players
 
     def row_cost(self, n_present: int) -> int:
         """Approximate bytes of activations that one coalition of that size needs."""
@@ -171,11 +165,6 @@ class TokenDeletion:
         # what `inputs` holds (4d), residuals (3d), and the larger of attention (3d and its
         # result) and the hidden layer of the MLP (4d), with some room for copies
         return 14 * n_tokens * self._module.embed_dim * self._prefix.element_size()
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Equal for images of one network and one grid."""
-        return id(self._module), self.n_players
 
     @torch.inference_mode()
     def inputs(self, coalitions: Tensor) -> Tensor:
@@ -296,16 +285,12 @@ class PixelMasking:
         cells = patch_map(image.shape[1], image.shape[2], grid)
         self._cells = torch.from_numpy(cells).to(image.device)
         self.n_players = grid[0] * grid[1]
+        self.kind: tuple[object, ...] = id(module), "pixels"
 
     def row_cost(self, n_present: int) -> int:
         """Approximate bytes of activations that one coalition needs, whatever its size."""
         # a convolutional net's widest layers hold some 40 times its input
         return 40 * self._image.nbytes
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Equal for images of one network."""
-        return id(self._module), "pixels"
 
     @torch.inference_mode()
     def inputs(self, coalitions: Tensor) -> Tensor:

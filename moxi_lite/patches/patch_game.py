@@ -188,19 +188,9 @@ Request = tuple[PatchGame, BoolArray]  # coalitions, shape (m, n) or (n,), of on
 
 
 def outcomes(requests: Sequence[Request], screening: bool = False) -> list[Outcome]:
-    """Evaluate coalitions of several games together; those of one network share batches.
+    """Evaluate coalitions, bool (m, n) or (n,), of games; those of one network share batches.
 
-    Parameters
-    ----------
-    requests : sequence of (PatchGame, ndarray of bool)
-        Games and their coalitions, shape (m, n) or (n,).
-    screening : bool
-        Evaluate in bfloat16 those games that were made with ``dtype="mixed"``.
-
-    Returns
-    -------
-    list of Outcome
-        One a request, in their order.
+    `screening` evaluates in bfloat16 those games that were made with ``dtype="mixed"``.
     """
     logits = _run(requests, screening)
     return [
