@@ -101,17 +101,15 @@ def _is_missing(source: Any) -> bool:
     return False
 
 
-def describe_images(images: Iterable[Any], model: Classifier) -> list[StudyImage]:
-    """Name and label images without decoding files; the arguments are those of `run_study`.
+def describe_images(images: list[Any], model: Classifier) -> list[StudyImage]:
+    """Name and label images, from `listed_images`, without decoding files.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         If an image is of another kind, occurs twice, or has a label that the model does not know.
-    FileNotFoundError
-        As for `listed_images`.
     """
-    described = [_describe(image, model) for image in listed_images(images)]
+    described = [_describe(image, model) for image in images]
     if not described:
         raise ValueError("images is empty: a study needs one image or more.")
     positions: dict[str, int] = {}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import time
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import (
@@ -16,7 +14,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     as_completed,
 )
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from tqdm.auto import tqdm
 from moxi_lite.attribution import attribute
 from moxi_lite.models import Classifier, check_device
 from moxi_lite.study.images import describe_images, listed_images
+from moxi_lite.study.provenance import provenance_of
 from moxi_lite.study.settings import (
     ModelSource,
     Samples,
@@ -34,12 +33,9 @@ from moxi_lite.study.settings import (
     checked_names,
     load_source,
     make_settings,
-    rows_per_image,
 )
-from moxi_lite.study.store import StudyFolder, concatenate, provenance_of
-from moxi_lite.study.worker import Job, Outcome, build_game, study_image
-
-_LONGEST_PAUSE = 10.0
+from moxi_lite.study.store import Shard, StudyFolder, concatenate
+from moxi_lite.study.worker import ImageJob, build_game, study_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +85,8 @@ def run_study(
 
     Each image is stored as soon as it is finished. Killed at any moment and called again, the
     study goes on with the images that are missing; finished ones are neither evaluated again
-    nor repeated in the table. Several processes, also on several machines with a common file
-    system, may run the same study in the same folder: they share the images, and wait for each
-    other at the end. An image that fails, such as a broken file, is reported and does not stop the
-    rest; calling again tries it again.
+    nor repeated in the table. An image that fails, such as a broken file, is reported and does not
+    stop the rest; calling again tries it again.
 
     Parameters
     ----------
@@ -120,6 +114,7 @@ def run_study(
         settle that one step, too.
     masking, grid, dtype : optional
         As for `PatchGame`; masking by name only, the dtype also by name, such as ``"bfloat16"``.
+        The settings that are stored name the masking that ``"auto"`` stands for.
     n_samples : int, iterable of int, or mapping of method to these, optional
         How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. Without
         names it is for the two Shapley methods, which cost about the same for the same number.
@@ -142,7 +137,10 @@ def run_study(
         int16); step, from 0, before the first patch, to n, and patch, the one that the step
         inserts or deletes, -1 at step 0 (int16); correct (whether the target is predicted);
         probability and log_odds of the target (float32); exact, False for steps of ``"moxi"``
-        whose patch is only ranked because the budget was spent.
+        whose patch is only ranked because the budget was spent; evaluations, coalitions evaluated
+        for the order up to this step (int32): 0 at step 0, all of its scoring from step 1 on for
+        methods that score. Steps that versions without this column stored have none, except those
+        that ``"moxi"`` searched.
 
     Raises
     ------
@@ -153,8 +151,8 @@ def run_study(
     FileNotFoundError
         Before any work, too: for image files that do not exist.
     OSError
-        If the folder cannot be written to or the disk is too full: as far as possible before any
-        work, and always without half-written files.
+        If the folder cannot be written to, or somebody else is writing into it (who is told);
+        always without half-written files.
     RuntimeError
         If a worker process dies.
 
@@ -181,10 +179,9 @@ def run_study(
     Dask's executor, ``dask.distributed.Client(...).get_executor()``, does the same on a cluster:
     with ``LocalCluster(n_workers=4, threads_per_worker=1)`` on one machine, with
     ``dask_jobqueue.SLURMCluster(cores=4, processes=4, memory="16GB", walltime="08:00:00")`` and
-    its ``scale(jobs=10)`` under SLURM. Workers must see `out` and the images under the same path.
-
-    For several GPUs start the same study once for each, ``device="cuda:0"``, ``device="cuda:1"``,
-    ... in the same folder. A SLURM job array that runs one command in one folder works likewise.
+    its ``scale(jobs=10)`` under SLURM. Workers must see the images under the same path; only the
+    process that called writes into `out`. For several GPUs start a worker for each, with its
+    ``CUDA_VISIBLE_DEVICES`` (``dask_cuda.LocalCUDACluster`` does).
 
     Examples
     --------
@@ -193,13 +190,12 @@ def run_study(
     >>> result.table.pivot_table(index="step", columns="method", values="correct").plot()
     ... # doctest: +SKIP
     """
-    methods, modes = checked_names(methods, modes, masking)
-    images = listed_images(images)  # before the model is loaded
+    known = checked_names(methods, modes, masking)
+    listed = listed_images(images)  # before the model is loaded
     source, classifier = _model_for(model, executor, device)
     settings = make_settings(
         classifier,
-        methods,
-        modes,
+        *known,
         budget=budget,
         masking=masking,
         grid=grid,
@@ -208,30 +204,39 @@ def run_study(
         random_state=random_state,
         only_correct=only_correct,
     )
-    described = describe_images(images, classifier)
-
+    described = describe_images(listed, classifier)
+    names = [image.name for image in described]
     folder = StudyFolder(Path(out).expanduser().absolute())
     folder.check_settings(asdict(settings))
-    finished = set(folder.finished())
-    pending = [image for image in described if image.name not in finished]
-    if pending:
-        folder.check_space(len(pending) * rows_per_image(settings))
+    if not set(names) <= set(folder.finished()):
         _rehearse(classifier, settings)
     # only now: a folder that took settings which cannot work would refuse the corrected ones
-    folder.prepare()
-    folder.adopt_settings(asdict(settings))
-    folder.forget_failures(described)
-    copies = isinstance(executor, ThreadPoolExecutor)
-    jobs = [Job(image, settings, source, copies, device, folder.root, "") for image in pending]
-    with tqdm(
-        total=len(described),
-        initial=len(described) - len(jobs),
-        desc=settings.model,
-        unit="image",
-        smoothing=0,
-        disable=not show_progress,
-    ) as bar:
-        failed = _work_through(jobs, executor, bar)
+    with folder.locked():
+        folder.adopt_settings(asdict(settings))
+        folder.forget_failures(described)
+        finished = set(folder.finished())
+        copies = isinstance(executor, ThreadPoolExecutor)
+        jobs = [
+            ImageJob(image, settings, source, copies, device)
+            for image in described
+            if image.name not in finished
+        ]
+        failed: dict[str, str] = {}
+        with tqdm(
+            total=len(described),
+            initial=len(described) - len(jobs),
+            desc=settings.model,
+            unit="image",
+            smoothing=0,
+            disable=not show_progress,
+        ) as bar:
+            for shard in _shards(jobs, executor):
+                folder.write_shard(shard)
+                if shard.facts["status"] == "failed":
+                    failed[shard.facts["image"]] = shard.facts["reason"]
+                    bar.set_postfix(failed=len(failed))
+                bar.update()
+        result = _collect(folder, settings, names, failed)
     if failed:
         name, reason = next(iter(failed.items()))
         warnings.warn(
@@ -240,7 +245,7 @@ def run_study(
             RuntimeWarning,
             stacklevel=2,
         )
-    return _collect(folder, settings, [image.name for image in described], failed)
+    return result
 
 
 def _model_for(
@@ -306,37 +311,16 @@ def _rehearse(model: Classifier, settings: Settings) -> None:
         )
 
 
-def _work_through(jobs: list[Job], executor: Executor | None, bar: tqdm) -> dict[str, str]:
-    """Run jobs until each is finished, by whomever, or has failed; returns the failures."""
-    failed: dict[str, str] = {}
-    pause = 0.1
-    while True:
-        busy: set[str] = set()
-        tickets = [replace(job, ticket=uuid.uuid4().hex) for job in jobs]
-        for outcome in _outcomes(tickets, executor):
-            if outcome.status == "busy":
-                busy.add(outcome.image)
-                continue
-            if outcome.status == "failed":
-                failed[outcome.image] = outcome.reason
-                bar.set_postfix(failed=len(failed))
-            bar.update()
-        jobs = [job for job in jobs if job.image.name in busy]
-        if not jobs:
-            return failed
-        bar.set_postfix_str(f"waiting for {len(jobs)} that other processes work on")
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _outcomes(jobs: list[Job], executor: Executor | None) -> Iterator[Outcome]:
+def _shards(jobs: list[ImageJob], executor: Executor | None) -> Iterator[Shard]:
+    """Run the jobs; yields what became of each, the quickest first."""
     if executor is None:
         yield from map(study_image, jobs)
         return
-    futures: list[Future[Outcome]] = []
+    futures: set[Future[Shard]] = set()
     try:
-        futures += (executor.submit(study_image, job) for job in jobs)
+        futures |= {executor.submit(study_image, job) for job in jobs}
         for future in as_completed(futures):
+            futures.discard(future)  # and with it the result
             yield future.result()
     except BrokenExecutor as error:
         raise RuntimeError(
@@ -352,15 +336,15 @@ def _outcomes(jobs: list[Job], executor: Executor | None) -> Iterator[Outcome]:
 def _collect(
     folder: StudyFolder, settings: Settings, wanted: list[str], failed: dict[str, str]
 ) -> StudyResult:
-    with folder.lock():  # so that of two processes the later one writes all that both have seen
-        shards = {name: folder.read_shard(name) for name in folder.finished()}
-        provenance = provenance_of(asdict(settings), list(shards.values()), folder.failures())
-        whole = concatenate([shard.table for shard in shards.values()])
-        path = folder.write_table(settings.model, whole, provenance)
+    """Write the table of all finished images; returns those asked for."""
+    shards = {name: folder.read_shard(name) for name in folder.finished()}
+    facts = [shard.facts for shard in shards.values()]
+    provenance = provenance_of(asdict(settings), facts, folder.failures())
+    whole = concatenate([shard.table for shard in shards.values()])
     asked = [shards[name] for name in wanted if name in shards]
     return StudyResult(
         table=concatenate([shard.table for shard in asked]).to_pandas(),
-        path=path,
+        path=folder.write_table(settings.model, whole, provenance),
         skipped={
             shard.facts["image"]: shard.facts["predicted"]
             for shard in asked

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-import moxi_lite
 from moxi_lite.attribution import METHODS as SCORE_METHODS
 from moxi_lite.attribution import SAMPLING_METHODS, SHAPLEY_SAMPLERS
 from moxi_lite.errors import index_of, unknown_name, whole_number
@@ -44,7 +42,6 @@ class Settings:
     n_samples: dict[str, int | tuple[int, ...]]
     random_state: int
     only_correct: bool
-    version: str
 
     def curve_names(self, method: str) -> tuple[str, ...]:
         """Names in the table of the curves that a method draws in a mode: most draw one."""
@@ -70,8 +67,8 @@ def checked_names(
 
 def make_settings(
     model: Classifier,
-    methods: Iterable[str],
-    modes: Iterable[str],
+    methods: tuple[str, ...],
+    modes: tuple[str, ...],
     *,
     budget: int | Mapping[str, int | None] | None,
     masking: str,
@@ -81,8 +78,7 @@ def make_settings(
     random_state: int,
     only_correct: bool,
 ) -> Settings:
-    """Check the arguments of `run_study`; raises ValueError and TypeError as it says."""
-    known_methods, known_modes = checked_names(methods, modes, masking)
+    """Check the arguments of `run_study` that depend on the model; errors as it says."""
     rows, columns = checked_grid(model.grid if grid is None else grid)
     n = rows * columns
     if n > _MOST_PATCHES:
@@ -95,28 +91,20 @@ def make_settings(
         input_size=model.input_size,
         mean=model.mean,
         std=model.std,
-        methods=known_methods,
-        modes=known_modes,
-        budget=_budgets(budget, known_modes, n),
+        methods=methods,
+        modes=modes,
+        budget=_budgets(budget, modes, n),
         masking=str(resolve_masking(model, masking, (rows, columns))),
         grid=(rows, columns),
         dtype=_dtype_name(dtype),
-        n_samples=_samples(n_samples, known_methods),
+        n_samples=_samples(n_samples, methods),
         random_state=whole_number("random_state", random_state, 0),
         only_correct=bool(only_correct),
-        version=moxi_lite.__version__,
     )
-    n_curves = sum(len(settings.curve_names(method)) for method in known_methods)
+    n_curves = sum(len(settings.curve_names(method)) for method in methods)
     if n_curves > _MOST_CURVES:
         raise ValueError(f"{n_curves} curves are asked for, expected {_MOST_CURVES} at most.")
     return settings
-
-
-def rows_per_image(settings: Settings) -> int:
-    """Count the rows of the table for one image."""
-    steps = math.prod(settings.grid) + 1
-    curves = sum(len(settings.curve_names(method)) for method in settings.methods)
-    return curves * len(settings.modes) * steps
 
 
 def load_source(source: ModelSource, device: str | None) -> Classifier:

@@ -1,29 +1,19 @@
-"""The folder of a study: settings, one shard a finished image, locks, failures, the final table.
+"""The folder of a study: settings, one shard a finished image, failures, the final table.
 
 A shard is a small Parquet file that appears at once and complete, by a rename; an image is
-finished if and only if its shard exists.  That alone keeps the table whole: whatever is killed
-or runs twice, each image has one shard or none.  Locks only save double work.  Whoever works on
-an image holds a lock of the operating system on ``locks/<image>.lock`` (filelock), which ends
-with its process, even by SIGKILL, so that no stale claims are left to be recovered.  On network
-file systems without such locks, two machines may compute the same image; the second shard then
-replaces the first.
+finished if and only if its shard exists, so whatever is killed, each image has one shard or none.
+One writer at a time holds the folder's lock, a lock of the operating system (filelock), which ends
+with its process, even by SIGKILL.
 """
 
 from __future__ import annotations
 
-import datetime
-import errno
-import hashlib
 import json
 import os
 import re
-import shutil
 import socket
-import tempfile
-import time
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from moxi_lite.files import write_atomically
 from moxi_lite.study.images import StudyImage
+from moxi_lite.study.provenance import now, write_json
 
 SCHEMA = pa.schema(
     [
@@ -53,9 +44,6 @@ SCHEMA = pa.schema(
     ]
 )
 METADATA_KEY = b"moxi_lite"
-_BYTES_PER_ROW = 16  # what zstd leaves is less
-_TRACEBACK_CHARACTERS = 4000
-_FORGOTTEN_SECONDS = 3600
 
 
 class StudyFolderError(OSError):
@@ -64,14 +52,15 @@ class StudyFolderError(OSError):
 
 @dataclass(frozen=True)
 class Shard:
-    """What is stored about one finished image.
+    """What became of one image.
 
     Attributes
     ----------
     table : pyarrow.Table
-        With `SCHEMA`; empty if the image was skipped.
+        With `SCHEMA`; empty if the image was skipped or failed.
     facts : dict
-        Image, origin, label, SHA-256, predicted class, status, seconds, environment, ...
+        Image, origin, label, status ("studied", "misclassified" or "failed"), and either SHA-256,
+        predicted class, seconds, environment, ... or reason and traceback.
     """
 
     table: pa.Table
@@ -90,50 +79,48 @@ class StudyFolder:
 
     root: Path
 
-    def prepare(self) -> None:
-        """Make the folder and try to write into it; raises StudyFolderError."""
-        with _explained(self.root):
-            for part in ("shards", "locks", "failures"):
-                (self.root / part).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root / "shards") as probe:
-                probe.write(b"moxi-lite")
-
-    def check_space(self, rows: int) -> None:
-        """Raise StudyFolderError if the folder is not ours to write, or the disk lacks the room.
-
-        Room is needed for so many rows and their copy.
-
-        The folder need not exist yet.
-        """
-        needed = 2 * _BYTES_PER_ROW * rows + 2**20
-        with _explained(self.root):
-            there = next(path for path in (self.root, *self.root.parents) if path.exists())
-            if not os.access(there, os.W_OK):
-                raise PermissionError(errno.EACCES, f"no permission to write into {there}")
-            free = shutil.disk_usage(there).free
-            if free < needed:
-                raise OSError(
-                    errno.ENOSPC,
-                    f"the study needs up to {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free",
-                )
-
-    def adopt_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings of a new study, or compare them with those of the one in there.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep all others from writing into it while the block runs.
 
         Raises
         ------
-        ValueError
-            If the folder belongs to a study with other settings; the message names them.
+        StudyFolderError
+            If somebody else holds it (who is told), or it cannot be written to.
         """
+        holder = self.root / "holder.json"
+        lock = FileLock(self.root / "study.lock")
+        with _explained(self.root):
+            for part in ("shards", "failures"):
+                (self.root / part).mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                who = _read_json(holder) or dict.fromkeys(("pid", "host", "since"), "unknown")
+                raise StudyFolderError(
+                    f"{self.root} is in use: process {who['pid']} on {who['host']} has been "
+                    f"writing into it since {who['since']}. Wait for it or end it; to share the "
+                    "work among machines, pass an executor such as Dask's."
+                ) from None
+            write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def adopt_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings of a new study; errors and the rest as for `check_settings`."""
+        self.check_settings(settings)
         path = self.root / "settings.json"
-        with _explained(self.root), self.lock():
-            if path.exists():
-                self.check_settings(settings)
-            else:
-                write_atomically(path, json.dumps(dict(settings), indent=1).encode())
+        if not path.exists():
+            with _explained(self.root):
+                write_json(path, dict(settings))
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Compare settings with those of the study in there, if there is one; writes nothing.
+
+        What older versions stored besides does not count.
 
         Raises
         ------
@@ -154,9 +141,9 @@ class StudyFolder:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): choose another folder.") from None
         differing = [
-            f"{key} is {json.dumps(stored.get(key))} there and {json.dumps(wanted.get(key))} now"
-            for key in sorted(stored.keys() | wanted.keys())
-            if stored.get(key) != wanted.get(key)
+            f"{key} is {json.dumps(stored.get(key))} there and {json.dumps(wanted[key])} now"
+            for key in sorted(wanted)
+            if stored.get(key) != wanted[key]
         ]
         if differing:
             raise ValueError(
@@ -164,54 +151,27 @@ class StudyFolder:
                 "another folder, or repeat those settings to go on with that study."
             )
 
-    def lock(self) -> FileLock:
-        """Lock of what belongs to the whole study; waits."""
-        return FileLock(self.root / "locks" / "study.lock")
-
-    @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
-        """Claim one image while the block runs; False if another process works on it."""
-        path = self.root / "locks" / f"image-{name}.lock"
-        lock = FileLock(path)
-        with _explained(self.root):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                mine = False
-            else:
-                mine = True
-        try:
-            yield mine
-        finally:
-            if mine:
-                # Before the release: whoever then opens the path makes a new file, and finds the
-                # shard; filelock refuses a lock on a file that has lost its name.
-                if self.is_finished(name):
-                    with suppress(OSError):  # Windows keeps open files
-                        path.unlink()
-                lock.release()
-
-    def shard_path(self, name: str) -> Path:
-        """Path of an image's shard, which may not exist."""
-        return self.root / "shards" / f"{name}.parquet"
-
-    def is_finished(self, name: str) -> bool:
-        """Whether the image has its shard."""
-        return self.shard_path(name).exists()
-
     def finished(self) -> list[str]:
         """Names of all images that have their shard, sorted."""
         return sorted(path.stem for path in self.root.glob("shards/*.parquet"))
 
-    def write_shard(self, name: str, shard: Shard) -> None:
-        """Store a finished image and forget its earlier failure."""
+    def failures(self) -> list[str]:
+        """Names of all images whose last attempt failed, sorted."""
+        return sorted(path.stem for path in self.root.glob("failures/*.json"))
+
+    def write_shard(self, shard: Shard) -> None:
+        """Store a finished image, or why it failed."""
+        name = shard.facts["image"]
         with _explained(self.root):
-            write_atomically(self.shard_path(name), parquet_bytes(shard.table, shard.facts))
-            self._failure_path(name).unlink(missing_ok=True)
+            if shard.facts["status"] == "failed":
+                write_json(self.root / "failures" / f"{name}.json", shard.facts)
+            else:
+                content = parquet_bytes(shard.table, shard.facts)
+                write_atomically(self.root / "shards" / f"{name}.parquet", content)
 
     def read_shard(self, name: str) -> Shard:
-        """Read what `write_shard` stored; raises ValueError if the file is damaged."""
-        path = self.shard_path(name)
+        """Read a finished image; raises ValueError if the file is damaged."""
+        path = self.root / "shards" / f"{name}.parquet"
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read()
@@ -223,23 +183,6 @@ class StudyFolder:
                 f"{path} is damaged ({found}): delete it and run the study again."
             ) from error
 
-    def write_failure(self, image: StudyImage, error: Exception) -> str:
-        """Store why an image failed; returns the reason in one line."""
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        record = {
-            "image": image.name,
-            "origin": image.origin,
-            "label": image.label,
-            "reason": reason,
-            "traceback": "".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:],
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "time": now(),
-        }
-        with _explained(self.root):
-            write_atomically(self._failure_path(image.name), json.dumps(record, indent=1).encode())
-        return reason
-
     def forget_failures(self, images: Iterable[StudyImage]) -> None:
         """Delete the records of images that are about to be tried again.
 
@@ -248,43 +191,19 @@ class StudyFolder:
         names = {image.name for image in images}
         paths = {image.origin for image in images if isinstance(image.source, str)}
         with _explained(self.root):
-            for name in self.failures():
-                path = self._failure_path(name)
-                try:
-                    origin = json.loads(path.read_text(encoding="utf-8"))["origin"]
-                    outdated = name in names or origin in paths
-                except (ValueError, KeyError, TypeError):  # damaged, and of no use
-                    outdated = True
-                if outdated:
-                    path.unlink(missing_ok=True)
-
-    def failures(self) -> list[str]:
-        """Names of all images whose last attempt failed, sorted."""
-        return sorted(path.stem for path in self.root.glob("failures/*.json"))
-
-    def _failure_path(self, name: str) -> Path:
-        return self.root / "failures" / f"{name}.json"
+            for path in self.root.glob("failures/*.json"):
+                record = _read_json(path)
+                if not record or path.stem in names or record.get("origin") in paths:
+                    path.unlink()
 
     def write_table(self, model: str, table: pa.Table, provenance: dict[str, Any]) -> Path:
         """Write ``<model>.parquet`` and, with the list of images on top, ``<model>.json``."""
-        stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", model)
-        path = self.root / f"{stem}.parquet"
+        path = self.root / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', model)}.parquet"
         brief = {key: value for key, value in provenance.items() if key != "images"}
         with _explained(self.root):
             write_atomically(path, parquet_bytes(table, brief))
-            text = json.dumps(provenance, indent=1)
-            write_atomically(self.root / f"{stem}.json", text.encode())
-            self._tidy()
+            write_json(path.with_name(f"{path.stem}.json"), provenance)
         return path
-
-    def _tidy(self) -> None:
-        """Delete what killed processes left half-written an hour ago or more."""
-        for path in self.root.glob("shards/.*.parquet.*"):
-            try:
-                if time.time() - path.stat().st_mtime > _FORGOTTEN_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:  # its writer has just finished it
-                continue
 
 
 def with_evaluations(table: pa.Table) -> pa.Table:
@@ -320,39 +239,13 @@ def concatenate(tables: list[pa.Table]) -> pa.Table:
     return joined.replace_schema_metadata(None).unify_dictionaries().combine_chunks()
 
 
-def provenance_of(
-    settings: Mapping[str, Any], shards: list[Shard], failures: list[str]
-) -> dict[str, Any]:
-    """Summarise the facts of all shards; the same whenever and by whomever it is done."""
-    images = [
-        {key: value for key, value in shard.facts.items() if key != "environment"}
-        for shard in shards
-    ]
-    environments: dict[str, dict[str, Any]] = {}
-    for shard in shards:
-        facts = shard.facts["environment"]
-        entry = environments.setdefault(json.dumps(facts), {**facts, "images": 0})
-        entry["images"] += 1
-    lines = "".join(f"{image['image']} {image['sha256']} {image['label']}\n" for image in images)
-    statuses = [image["status"] for image in images]
-    return {
-        "format": "moxi-lite study",
-        "settings": dict(settings),
-        "n_studied": statuses.count("studied"),
-        "n_misclassified": statuses.count("misclassified"),
-        "failed": failures,
-        "image_list_sha256": hashlib.sha256(lines.encode()).hexdigest(),
-        "seconds": round(sum(image["seconds"] for image in images), 3),
-        "n_evaluations": sum(image["n_evaluations"] for image in images),
-        "finished": max((image["finished"] for image in images), default=None),
-        "environments": list(environments.values()),
-        "images": images,
-    }
-
-
-def now() -> str:
-    """Coordinated universal time to the second, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Read a record that others write; None if it is not there or damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""One image of a study, from its pixels to its shard: what executors run.
+"""One image of a study, from its pixels to its rows in the table: what executors run.
 
 Everything here travels to other processes and machines: `study_image` is a function at the top
-of a module, and a `Job` holds plain values.
+of a module, an `ImageJob` holds plain values, and the `Shard` comes back to whoever writes it.
 """
 
 from __future__ import annotations
@@ -10,23 +10,18 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import os
-import platform
 import socket
-import subprocess
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-import moxi_lite
 from moxi_lite.attribution import attribute, shapley_estimates
 from moxi_lite.curves import Curve, curves_of
 from moxi_lite.games import BoolArray
@@ -34,14 +29,15 @@ from moxi_lite.models import Classifier
 from moxi_lite.patches import PatchGame
 from moxi_lite.search import complete_order, explain, next_coalitions, order_of
 from moxi_lite.study.images import StudyImage, open_image
+from moxi_lite.study.provenance import environment, now
 from moxi_lite.study.settings import ModelSource, Settings, load_source
-from moxi_lite.study.store import SCHEMA, Shard, StudyFolder, now
+from moxi_lite.study.store import SCHEMA, Shard
 
-_PACKAGES = ("numpy", "torch", "timm", "pyarrow", "grad-cam")
+_TRACEBACK_CHARACTERS = 4000
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class ImageJob:
     """One image to be studied.
 
     Attributes
@@ -55,10 +51,6 @@ class Job:
         Whether to copy it, because other threads use it at the same time.
     device : str or None
         Where to load a model given by name.
-    root : Path
-        Folder of the study.
-    ticket : str
-        Makes no two jobs equal: Dask would answer a repeated job from memory.
     """
 
     image: StudyImage
@@ -66,49 +58,24 @@ class Job:
     model: ModelSource = field(repr=False)
     copy_model: bool
     device: str | None
-    root: Path
-    ticket: str
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes
-    ----------
-    image : str
-        Name of the image.
-    status : {"finished", "busy", "failed"}
-        Busy: another process is working on it.
-    reason : str
-        Why it failed.
-    """
-
-    image: str
-    status: str
-    reason: str = ""
-
-
-def study_image(job: Job) -> Outcome:
-    """Compute and store one image, unless that is done or being done elsewhere.
-
-    Raises
-    ------
-    StudyFolderError
-        If the shard cannot be written. All other errors concern the image: they are stored.
-    """
-    folder, name = StudyFolder(job.root), job.image.name
-    with folder.claim(name) as mine:
-        if folder.is_finished(name):
-            return Outcome(name, "finished")
-        if not mine:
-            return Outcome(name, "busy")
-        try:
-            shard = _evaluate(job)
-        except Exception as error:  # whatever files, models and methods may raise
-            return Outcome(name, "failed", folder.write_failure(job.image, error))
-        folder.write_shard(name, shard)
-    return Outcome(name, "finished")
+def study_image(job: ImageJob) -> Shard:
+    """Compute one image; whatever files, models and methods raise is told in the shard."""
+    try:
+        return _evaluate(job)
+    except Exception as error:
+        facts = {
+            "image": job.image.name,
+            "origin": job.image.origin,
+            "label": job.image.label,
+            "status": "failed",
+            "reason": f"{type(error).__name__}: {' '.join(str(error).split())}",
+            "traceback": "".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:],
+            "host": socket.gethostname(),
+            "time": now(),
+        }
+        return Shard(SCHEMA.empty_table(), facts)
 
 
 def build_game(model: Classifier, image: Any, label: int | None, settings: Settings) -> PatchGame:
@@ -123,7 +90,7 @@ def build_game(model: Classifier, image: Any, label: int | None, settings: Setti
     )
 
 
-def _evaluate(job: Job) -> Shard:
+def _evaluate(job: ImageJob) -> Shard:
     start, settings, image = time.perf_counter(), job.settings, job.image
     model = _the_model(job)
     game = build_game(model, open_image(image), image.label, settings)
@@ -139,7 +106,7 @@ def _evaluate(job: Job) -> Shard:
         "n_evaluations": game.n_evaluations,
         "seconds": round(time.perf_counter() - start, 3),
         "finished": now(),
-        "environment": environment(str(model.device)),
+        "environment": environment(model.device),
     }
     return Shard(pa.concat_tables([SCHEMA.empty_table(), *tables]), facts)
 
@@ -268,15 +235,15 @@ def _table(
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _the_model(job: Job) -> Classifier:
+def _the_model(job: ImageJob) -> Classifier:
     if isinstance(job.model, Classifier):
         if not job.copy_model:
             return job.model
         return dataclasses.replace(job.model, module=copy.deepcopy(job.model.module))
     settings = job.settings
     same = (settings.weights_sha256, settings.input_size, settings.mean, settings.std)
-    loader = _Loader((settings.model, *same), job.device, threading.get_ident(), job.model)
-    model = _load(loader)
+    key = (settings.model, *same, job.device, threading.get_ident())
+    model = _load(_Loader(key, job.model, job.device))
     if model.weights_sha256 != settings.weights_sha256:
         raise RuntimeError(
             f"{model.name} has other weights here, on {socket.gethostname()}, than where the study "
@@ -288,71 +255,14 @@ def _the_model(job: Job) -> Classifier:
 
 @dataclass(frozen=True)
 class _Loader:
-    """What to load, and for whom; the source is left out of comparisons.
-
-    A function that was sent from a notebook is a new object with every job.
-    """
+    """What to load for whom: a function sent from a notebook is a new object with every job."""
 
     key: tuple[Any, ...]
-    device: str | None
-    thread: int
     source: ModelSource = field(compare=False)
+    device: str | None = field(compare=False)
 
 
 @functools.cache
 def _load(loader: _Loader) -> Classifier:
     """Load a model once for each thread: Grad-CAM and rollout hook into it while they run."""
     return load_source(loader.source, loader.device)
-
-
-@functools.cache
-def environment(device: str) -> dict[str, Any]:
-    """Hardware and software that a shard was computed with."""
-    on_gpu = device.startswith("cuda")
-    return {
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if on_gpu else device,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
-        "moxi-lite": moxi_lite.__version__,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """Commit of this package if it runs from its repository; "-dirty" if files are changed."""
-    here = Path(__file__).parent.parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ("git", "-C", here, *arguments), capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        changed = git("status", "--porcelain", "--untracked-files=no", ".")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

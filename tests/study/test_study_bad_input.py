@@ -117,6 +117,17 @@ def test_one_number_is_a_square_grid(tiny_vit, photos, tmp_path):
     assert_same_tables(run_study(*arguments, grid=(2, 2)).table, table, atol=0)
 
 
+def test_the_masking_that_auto_stands_for_is_stored(tiny_vit, tiny_cnn, photos, tmp_path):
+    for model, grid, masking in (
+        (tiny_vit, 2, "drop"),
+        (tiny_vit, 3, "mean"),
+        (tiny_cnn, 2, "mean"),
+    ):
+        out = tmp_path / f"{model.name}-{grid}"
+        result = run_study(photos[:1], model, ["random"], ["insertion"], out, grid=grid)
+        assert result.provenance["settings"]["masking"] == masking
+
+
 def test_methods_that_the_model_does_not_allow_are_refused_before_work(
     tiny_cnn, photos, tmp_path, evaluations
 ):

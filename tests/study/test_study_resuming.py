@@ -1,40 +1,44 @@
-"""Studies: resuming, sharing a folder, and refusing one of other settings."""
+"""Studies: resuming, one writer at a time, and refusing a folder of other settings."""
 
-import dataclasses
+import json
+import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from tables import assert_same_tables
 
-from moxi_lite.study import run_study, store, worker
+from moxi_lite.study import run_study, worker
 
 MODES = ["insertion", "deletion"]
 N = 16  # patches of tiny_vit
 STUDY_SCRIPT = """
 import sys
 from own_model import slow
-from moxi_lite.study import worker
 from moxi_lite.study import run_study
 
-evaluate = worker._evaluate
-def told(job):
-    shard = evaluate(job)
-    print(job.image.name, flush=True)
-    return shard
-worker._evaluate = told
 out, *images = sys.argv[1:]
 run_study(images, slow, ["moxi", "random"], ["insertion", "deletion"], out)
 """
 
 
-def start_study(out, photos):
+@pytest.fixture
+def other(own_model, photos, tmp_path):
+    """A study in another process, once it has stored two images: the process, its folder."""
+    out = tmp_path / "other"
     command = [sys.executable, "-c", STUDY_SCRIPT, str(out), *map(str, photos)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("shards/*.parquet"))) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process, out
+        process.kill()
 
 
 def test_a_second_run_evaluates_nothing(tiny_vit, photos, tmp_path, evaluations):
@@ -61,14 +65,9 @@ def test_images_can_be_added_and_a_part_can_be_asked_for(tiny_vit, photos, tmp_p
 
 @pytest.mark.slow
 def test_killed_and_resumed_the_table_is_that_of_an_uninterrupted_run(
-    own_model, photos, tmp_path, monkeypatch
+    own_model, photos, tmp_path, monkeypatch, other
 ):
-    out = tmp_path / "killed"
-    process = start_study(out, photos)
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("shards/*.parquet"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    process, out = other
     process.send_signal(signal.SIGKILL)
     process.wait()
     left = {path.name: path.stat().st_mtime_ns for path in out.glob("shards/*.parquet")}
@@ -89,63 +88,54 @@ def test_killed_and_resumed_the_table_is_that_of_an_uninterrupted_run(
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_folder(own_model, photos, tmp_path):
-    out = tmp_path / "shared"
-    processes = [start_study(out, photos) for _ in range(2)]
-    names = [process.communicate(timeout=120)[0].split() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert len(set(names[0] + names[1])) == len(names[0] + names[1]) == len(photos)
-    whole = run_study(photos, own_model.tiny, ["moxi", "random"], MODES, tmp_path / "whole")
-    assert_same_tables(pd.read_parquet(out / whole.path.name), whole.table)
+def test_a_second_writer_is_told_who_holds_the_folder(own_model, photos, other):
+    process, out = other
+    before = sorted(out.rglob("*"))
+    with pytest.raises(
+        OSError, match=rf"process {process.pid} on {socket.gethostname()} .* since 2"
+    ):
+        run_study(photos, own_model.tiny(), ["moxi", "random"], MODES, out)
+    assert process.poll() is None and set(before) <= set(out.rglob("*"))
 
 
-def test_two_runs_at_once_share_the_images(tiny_vit, photos, tmp_path, monkeypatch):
-    computed, results = [], []
-    evaluate = worker._evaluate
-    both_started = threading.Barrier(2, timeout=60)
+def test_the_folder_is_held_for_the_whole_call(tiny_vit, photos, tmp_path, monkeypatch):
+    arguments = (photos[:2], tiny_vit, ["random"], ["insertion"], tmp_path / "out")
+    evaluate, refused = worker._evaluate, []
 
-    def counted(job):
-        if len(computed) < 2:
-            computed.append(job.image.name)
-            both_started.wait()  # so that either has a first image of its own
-        else:
-            computed.append(job.image.name)
+    def second(job):
+        with pytest.raises(OSError, match=f"in use: process {os.getpid()} on") as error:
+            run_study(*arguments)
+        refused.append(str(error.value))
         return evaluate(job)
 
-    monkeypatch.setattr(worker, "_evaluate", counted)
-    models = [tiny_vit, dataclasses.replace(tiny_vit)]
-    threads = [
-        threading.Thread(
-            target=lambda model=model: results.append(
-                run_study(photos, model, ["random"], ["insertion"], tmp_path / "out")
-            )
-        )
-        for model in models
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(computed) == sorted(set(computed)) and len(computed) == len(photos)
-    assert_same_tables(results[0].table, results[1].table, atol=0)
+    monkeypatch.setattr(worker, "_evaluate", second)
+    assert run_study(*arguments).failed == {} and len(refused) == 2
+    monkeypatch.undo()
+    run_study(*arguments)  # and let go at its end
+    assert not (tmp_path / "out" / "holder.json").exists()
 
 
-def test_an_image_claimed_elsewhere_is_waited_for(tiny_vit, photos, tmp_path):
-    arguments = (tiny_vit, ["random"], ["insertion"], tmp_path / "out")
-    done = run_study(photos[:1], *arguments)
-    shard = next((tmp_path / "out" / "shards").glob("*.parquet"))
-    content = shard.read_bytes()
-    shard.unlink()
-    folder = store.StudyFolder(tmp_path / "out")
-    with folder.claim(shard.stem) as mine:
-        assert mine
-        with folder.claim(shard.stem) as again:
-            assert not again
-        timer = threading.Timer(0.3, shard.write_bytes, [content])
-        timer.start()
-        waited = run_study(photos[:1], *arguments)
-        timer.join()
-    assert_same_tables(done.table, waited.table, atol=0)
+def test_a_folder_of_an_older_version_goes_on(tiny_vit, photos, tmp_path, evaluations):
+    """It stored a version among the settings, no evaluations, and locks in a folder."""
+    arguments = (tiny_vit, ["moxi", "random"], MODES, tmp_path)
+    first = run_study(photos[:2], *arguments, masking="drop", budget=3)
+    for path in (tmp_path / "shards").iterdir():
+        shard = pq.read_table(path)
+        metadata = shard.schema.metadata
+        pq.write_table(shard.drop_columns("evaluations").replace_schema_metadata(metadata), path)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"version": "0.0.1"}))
+    (tmp_path / "study.lock").unlink()
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "study.lock").touch()
+    evaluations.clear()
+    table = run_study(photos[:2], *arguments, masking="drop", budget=3).table
+    assert evaluations == []
+    assert_same_tables(table.drop(columns="evaluations"), first.table.drop(columns="evaluations"))
+    known = table["evaluations"].notna()
+    assert (known == ((table["method"] == "moxi") & table["exact"] | (table["step"] == 0))).all()
+    assert (table["evaluations"][known] == first.table["evaluations"][known]).all()
+    assert run_study(photos[:3], *arguments, masking="drop", budget=3).table["image"].nunique() == 3
 
 
 @pytest.mark.parametrize(
@@ -174,16 +164,6 @@ def test_a_folder_of_other_settings_is_refused(
     assert str(folder) in str(error.value) and "version" not in str(error.value)
     assert evaluations == []
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_settings_are_compared_again_when_they_are_adopted(tmp_path):
-    folder = store.StudyFolder(tmp_path)
-    folder.check_settings({"grid": (2, 3)})
-    folder.prepare()
-    folder.adopt_settings({"grid": (2, 3)})
-    folder.adopt_settings({"grid": (2, 3)})
-    with pytest.raises(ValueError, match=r"grid is \[2, 3\] there and \[3, 2\] now"):
-        folder.adopt_settings({"grid": (3, 2)})
 
 
 def test_other_weights_are_other_settings(tiny_vit, own_model, photos, tmp_path):
