@@ -1,4 +1,4 @@
-"""What is measured of a SET-SUM model: accuracy with intervals, calibration, absent cells."""
+"""What is measured of a SET-SUM model: its games, accuracy with intervals, calibration."""
 
 from __future__ import annotations
 
@@ -6,17 +6,55 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from moxi_lite.curves import wilson
+import moxi_lite as moxi
 from moxi_lite.data import SetSumComposites, set_sum_composites, set_sum_labels
-from moxi_lite.games import all_coalitions
+from moxi_lite.patches import deletion_problem, outcomes
 
 BATCH = 250
 BINS = 15
 SEED = 20240617
+
+
+def play(
+    model: moxi.Classifier, composites: SetSumComposites, masking: str, n: int | None = None
+) -> pd.DataFrame:
+    """Evaluate every coalition of the first n composites; one row a composite.
+
+    Columns: composite (its number among those drawn), label, n_distinct; digits and ids, 4 each;
+    log_odds of the label and prediction, 16 each, in the order of `all_coalitions`.
+    """
+    every, rows = moxi.all_coalitions(4), []
+    n = len(composites.labels) if n is None else min(n, len(composites.labels))
+    for start in tqdm(range(0, n, BATCH), unit="batch"):
+        numbers = range(start, min(start + BATCH, n))
+        games = [
+            moxi.PatchGame(
+                model,
+                composites.images[i],
+                target=int(composites.labels[i]),
+                masking=masking,
+                grid=(2, 2),
+            )
+            for i in numbers
+        ]
+        for i, outcome in zip(numbers, outcomes([(game, every) for game in games]), strict=True):
+            rows.append(
+                {
+                    "composite": i,
+                    "label": int(composites.labels[i]),
+                    "n_distinct": len(np.unique(composites.digits[i])),
+                    "digits": composites.digits[i].astype(np.int8),
+                    "ids": composites.ids[i].astype(np.int32),
+                    "log_odds": outcome.rewards.astype(np.float32),
+                    "prediction": outcome.predictions.astype(np.int8),
+                }
+            )
+    return pd.DataFrame(rows).astype({"label": np.int8, "n_distinct": np.int8, "composite": int})
 
 
 def evaluate(network: nn.Module, n: int, source: str) -> dict[str, Any]:
@@ -25,8 +63,9 @@ def evaluate(network: nn.Module, n: int, source: str) -> dict[str, Any]:
     The Wilson interval takes the composites as independent draws. They share a limited number of
     source digits, so a second interval resamples those digits (bootstrap, 1,000 times).
     """
+    model = moxi.load_model(network, input_size=56, device="cpu")
     composites = set_sum_composites(n, "test", seed=SEED, source=source)
-    logits = predict(network, composites.images)
+    logits = torch.cat([model.logits(batch) for batch in composites.images.split(BATCH)])
     right = logits.argmax(dim=1).numpy() == composites.labels
     n_distinct = np.array([len(np.unique(row)) for row in composites.digits])
     by_distinct = {}
@@ -36,46 +75,25 @@ def evaluate(network: nn.Module, n: int, source: str) -> dict[str, Any]:
             by_distinct[str(count)] = {
                 "composites": len(some),
                 "accuracy": round(float(some.mean()), 4),
-                "accuracy_interval": interval(int(some.sum()), len(some)),
+                "accuracy_interval": ends(moxi.wilson(int(some.sum()), len(some))),
             }
+    over_digits = moxi.bootstrap(right, clusters=composites.ids, n_resamples=1000)
     return {
         "composites": n,
         "seed": SEED,
         "accuracy": round(float(right.mean()), 4),
-        "accuracy_interval": interval(int(right.sum()), n),
-        "accuracy_interval_over_digits": digit_bootstrap(right, composites.ids),
+        "accuracy_interval": ends(moxi.wilson(int(right.sum()), n)),
+        "accuracy_interval_over_digits": ends(over_digits),
         "by_distinct_digits": by_distinct,
         "calibration_error": calibration_error(logits, composites.labels),
         "calibration_bins": BINS,
-        "absent_cells": absent_cells(network, composites),
+        "absent_cells": absent_cells(model, composites),
     }
 
 
-def predict(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits, float (n, 31), in batches."""
-    with torch.inference_mode():
-        return torch.cat([network(batch) for batch in images.split(BATCH)])
-
-
-def interval(successes: int, n: int) -> list[float]:
-    """95 % score interval of a proportion (Wilson, 1927)."""
-    _, low, high = wilson(successes, n)
-    return [round(low, 4), round(high, 4)]
-
-
-def digit_bootstrap(
-    right: npt.NDArray[np.bool_], ids: npt.NDArray[np.int64], repeats: int = 1000
-) -> list[float]:
-    """95 % interval of the accuracy when the source digits are drawn anew, with replacement."""
-    rng = np.random.default_rng(0)
-    digits, position = np.unique(ids, return_inverse=True)
-    position = position.reshape(ids.shape)
-    accuracies = []
-    for _ in range(repeats):
-        times = rng.multinomial(len(digits), np.full(len(digits), 1 / len(digits)))
-        weights = times[position].prod(axis=1)
-        accuracies.append(float((weights * right).sum() / weights.sum()))
-    return [round(float(q), 4) for q in np.quantile(accuracies, [0.025, 0.975])]
+def ends(estimate: moxi.Estimate) -> list[float]:
+    """Return a 95 % interval as it is stored."""
+    return [round(estimate.low, 4), round(estimate.high, 4)]
 
 
 def calibration_error(logits: Tensor, labels: npt.NDArray[np.int64]) -> float:
@@ -87,44 +105,32 @@ def calibration_error(logits: Tensor, labels: npt.NDArray[np.int64]) -> float:
     return round(float(sum(gaps) / len(labels)), 4)
 
 
-def absent_cells(network: nn.Module, composites: SetSumComposites, n: int = 1000) -> dict[str, Any]:
+def absent_cells(
+    model: moxi.Classifier, composites: SetSumComposites, n: int = 1000
+) -> dict[str, Any]:
     """How often the prediction is the sum of the visible digits, and how often the full label.
 
     All coalitions of the four cells, by number of visible cells, on the first `n` composites; an
     absent cell is black, or, for the ViT, its tokens are deleted.
     """
-    images, digits = composites.images[:n], composites.digits[:n]
-    ways = ["black", "deleted"] if isinstance(network, VisionTransformer) else ["black"]
+    every = moxi.all_coalitions(4)
+    n_visible = every.sum(axis=1)
+    ways = {"black": "zero"}
+    if deletion_problem(model.module) is None:
+        ways["deleted"] = "drop"
     report: dict[str, Any] = {}
-    for way in ways:
-        shares = np.zeros((5, 3))
-        for visible in all_coalitions(4):
-            predicted = part_logits(network, images, visible, way).argmax(dim=1).numpy()
-            seen = predicted == set_sum_labels(digits, np.broadcast_to(visible, digits.shape))
-            full = predicted == composites.labels[:n]
-            shares[visible.sum()] += seen.mean(), full.mean(), 1
+    for way, masking in ways.items():
+        games = play(model, composites, masking, n)
+        predicted, digits = np.stack(games["prediction"]), np.stack(games["digits"])
+        seen = np.stack(
+            [set_sum_labels(digits, np.broadcast_to(row, digits.shape)) for row in every], axis=1
+        )
+        sums, full = predicted == seen, predicted == games["label"].to_numpy()[:, None]
         report[way] = {
-            f"{k} visible": {"sum_of_visible": round(s / c, 4), "full_label": round(f / c, 4)}
-            for k, (s, f, c) in enumerate(shares.tolist())
+            f"{k} visible": {
+                "sum_of_visible": round(float(sums[:, n_visible == k].mean()), 4),
+                "full_label": round(float(full[:, n_visible == k].mean()), 4),
+            }
+            for k in range(5)
         }
-    return {"composites": min(n, len(images)), **report}
-
-
-def part_logits(
-    network: nn.Module, images: Tensor, visible: npt.NDArray[np.bool_], way: str
-) -> Tensor:
-    """Logits of images of which only some cells, bool (4,), are visible."""
-    side = images.shape[-1]
-    half = np.arange(side) * 2 // side
-    pixels = torch.from_numpy(visible[half[:, None] * 2 + half])
-    if way == "black" or not isinstance(network, VisionTransformer):
-        return predict(network, images * pixels)
-    patch = network.patch_embed.patch_size[0]
-    kept = torch.nonzero(pixels[::patch, ::patch].flatten())[:, 0]
-    with torch.inference_mode():
-        parts = []
-        for batch in images.split(BATCH):
-            tokens = network._pos_embed(network.patch_embed(batch))
-            tokens = torch.cat([tokens[:, :1], tokens[:, 1:][:, kept]], dim=1)
-            parts.append(network.forward_head(network.norm(network.blocks(tokens))))
-        return torch.cat(parts)
+    return {"composites": min(n, len(composites.labels)), **report}

