@@ -6,6 +6,7 @@ from moxi_lite.curves.averages import (
     average_differences,
     average_table,
     differences,
+    summary_table,
 )
 from moxi_lite.curves.curve import Curve, curves_of, deletion_curve, insertion_curve
 from moxi_lite.curves.following import follow
@@ -28,5 +29,6 @@ __all__ = [
     "insertion_curve",
     "plot_average_curves",
     "plot_forest",
+    "summary_table",
     "wilson",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moxi_lite.curves.curve import Curve, area_under, metric_of
-from moxi_lite.curves.intervals import Estimate, resampled
+from moxi_lite.curves.intervals import Estimate, bootstrap, resampled
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import FloatArray
 
@@ -231,6 +231,41 @@ def average_table(
             for share in shares
         }
     return pd.DataFrame.from_dict(rows, orient="index").astype({"n": int} if rows else {})
+
+
+def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
+    """Tabulate areas, and how many patches it takes until the prediction changes over.
+
+    Parameters
+    ----------
+    curves : mapping of str to (mapping of str to Curve)
+        Label -> image -> curve, all of one mode.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a label: ``n``, the number of images; the areas under accuracy and probability (%);
+        the median number of patches after which the target is first predicted (insertion) or no
+        longer predicted (deletion), all of them where that never happens, as text with intervals;
+        and the share of images in which it stays so from there on (%).
+    """
+    rows = {}
+    for label, by_image in curves.items():
+        several = list(by_image.values())
+        n, inserts = len(several[0].fraction) - 1, several[0].mode == "insertion"
+        steps = [n if (flip := c.patches_to_flip()) is None else flip for c in several]
+        stays = [
+            (c.correct[k:] == inserts).all() and c.patches_to_flip() is not None
+            for c, k in zip(several, steps, strict=True)
+        ]
+        rows[label] = {
+            "n": len(several),
+            "area, accuracy (%)": f"{average_curves(several).area.percent:.1f}",
+            "area, probability (%)": f"{average_curves(several, 'probability').area.percent:.1f}",
+            "median patches": f"{bootstrap(steps, np.median):.1f}",
+            "stays (%)": f"{100 * np.mean(stays):.0f}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _of_label(curves: Mapping[str, Mapping[str, Curve]], label: str) -> Mapping[str, Curve]:

@@ -20,13 +20,13 @@ import pandas as pd
 import pooch
 import pyarrow.parquet as pq
 import timm
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from moxi_lite.curves import Curve
-from moxi_lite.data import imagenet_sample
+from moxi_lite.data import imagenet_sample, sample_photo
 from moxi_lite.errors import unknown_name
 from moxi_lite.explanation import VERBS, Explanation
-from moxi_lite.models import imagenet_class_names
+from moxi_lite.models import Classifier, imagenet_class_names
 from moxi_lite.study.store import with_evaluations
 from moxi_lite.study.tables import study_curves, study_explanation
 
@@ -172,6 +172,70 @@ class StoredStudy:
             photo=self._photo(int(sample[1])) if sample and len(rows) else None,
             class_name=imagenet_class_names()[int(rows["target"].iloc[0])] if len(rows) else None,
         )
+
+    def photograph(self, image: str) -> tuple[Image.Image, int | None]:
+        """Open the photograph of an image, or say with None that another one takes its place.
+
+        Parameters
+        ----------
+        image : str
+            Name in the table, such as ``"imagenet-0281"``.
+
+        Returns
+        -------
+        photo : PIL.Image.Image
+            Where the sample image is unavailable, `moxi_lite.sample_photo` ``"chelsea"``.
+        target : int or None
+            Its label; None for the stand-in.
+        """
+        try:
+            sample = imagenet_sample(int(image.removeprefix("imagenet-")))
+        except OSError:
+            return sample_photo("chelsea"), None
+        return sample.image, sample.index
+
+    def compare(self, ex: Explanation, image: str, model: Classifier) -> pd.DataFrame:
+        """Hold a search of now against the stored one, step by step.
+
+        Parameters
+        ----------
+        ex : Explanation
+            From `explain` for `photograph` of that image.
+        image : str
+            Name in the table.
+        model : Classifier
+            The network that was asked.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a step, with the columns patch and value; stored patch and stored value only
+            where the study used these weights and `ex` explains its class.
+
+        Raises
+        ------
+        ValueError
+            If log-odds differ by 0.02 or more before, or where, the patches first differ. (Another
+            processor may decide a near tie the other way; the values still agree there.)
+        """
+        steps = ex.table()[["patch", "value"]]
+        stored = self.table[
+            (self.table["image"] == image)
+            & (self.table["method"] == "moxi")
+            & (self.table["mode"] == ex.mode)
+        ].set_index("step")
+        phases = self.provenance["phases"].values()
+        weights = {phase["settings"]["weights_sha256"] for phase in phases}
+        if model.weights_sha256 not in weights or stored["target"].iloc[0] != ex.target:
+            return steps
+        steps = steps.join(stored[["patch", "log_odds"]].add_prefix("stored "))
+        steps = steps.rename(columns={"stored log_odds": "stored value"})
+        same = (steps["patch"] == steps["stored patch"]).to_numpy()
+        until = len(same) if same.all() else int(same.argmin()) + 1
+        gap = (steps["value"] - steps["stored value"]).abs()[:until].max()
+        if gap >= 0.02:
+            raise ValueError(f"{image}: the stored log-odds are missed by {gap:.3f}.")
+        return steps
 
     def _photo(self, index: int) -> np.ndarray | None:
         """Crop a sample image as the model sees it; None where it is unavailable."""

@@ -9,6 +9,7 @@ from moxi_lite.curves import (
     average_differences,
     average_table,
     differences,
+    summary_table,
 )
 
 
@@ -133,6 +134,20 @@ def test_differences_from_several_rivals_are_paired_and_in_points():
     assert differences(curves, "MoXI", ["near"], share=0.5)["near"].value == pytest.approx(10)
     with pytest.raises(ValueError, match=r"unknown label 'nearby'.*Did you mean 'near'"):
         differences(curves, "MoXI", ["nearby"])
+
+
+def test_the_summary_counts_patches_to_the_flip_and_whether_it_lasts():
+    lasting = made([0.1, 0.2, 0.7, 0.8, 0.9])
+    lost_again = made([0.1, 0.6, 0.2, 0.3, 0.4])
+    never = made([0.1, 0.2, 0.2, 0.3, 0.4])
+    found = summary_table({"a": {"x": lasting, "y": lost_again, "z": never}, "b": {"x": lasting}})
+    assert found["n"].tolist() == [3, 1]
+    assert found.loc["b", "area, accuracy (%)"].startswith("62.5 ")  # (0 + 0 + 1 + 1 + 1/2) / 4
+    assert found.loc["b", "area, probability (%)"].startswith("55.0 ")
+    assert found["median patches"].str.split().str[0].tolist() == ["2.0", "2.0"]  # of 2, 1, 4
+    assert found["stays (%)"].tolist() == ["33", "100"]  # never is not "stays"
+    gone = made([0.9, 0.8, 0.3, 0.2, 0.1], mode="deletion")
+    assert summary_table({"a": {"x": gone}}).loc["a", "stays (%)"] == "100"
 
 
 def test_bad_arguments():

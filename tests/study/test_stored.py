@@ -10,8 +10,10 @@ import pandas as pd
 import pooch
 import pytest
 
-from moxi_lite.data import imagenet_sample
+from moxi_lite.data import imagenet_sample, load_image, sample_photo
 from moxi_lite.models import load_model
+from moxi_lite.patches import PatchGame
+from moxi_lite.search import explain
 from moxi_lite.study import (
     FOLDER_VARIABLE,
     StoredStudy,
@@ -234,3 +236,31 @@ def test_another_file_than_that_of_this_version_is_refused(nowhere, served) -> N
         stored_result("set_sum/set_sum_cnn-zero.json")
     with pytest.raises(FileNotFoundError, match=r"no stored result 'set_sum/.*zero\.json'"):
         stored_result("set_sum/set_sum_cn-zero.json")
+
+
+@pytest.mark.parametrize("offset, again", [(0.0, False), (0.5, True)])
+def test_a_search_of_now_is_held_against_the_stored_one(study, tiny_vit, photos, offset, again):
+    name, photo = study.table["image"].iloc[0], photos[0]
+    weights = [{"settings": {"grid": [4, 4], "weights_sha256": tiny_vit.weights_sha256}}]
+    known = StoredStudy("tiny", study.table, {"phases": dict(enumerate(weights))})
+    known.table["log_odds"] += offset
+    ex = explain(PatchGame(tiny_vit, load_image(photo), masking="drop"), budget=3)
+    if again:
+        with pytest.raises(ValueError, match=r"stored log-odds are missed by 0\.500"):
+            known.compare(ex, name, tiny_vit)
+        return
+    steps = known.compare(ex, name, tiny_vit)
+    assert (steps["patch"] == steps["stored patch"]).all() and len(steps) == 3
+    np.testing.assert_allclose(steps["value"], steps["stored value"], atol=1e-5)
+    # Other weights, or another class: nothing to compare with.
+    other = StoredStudy(
+        "tiny", study.table, {"phases": {"a": {"settings": {"weights_sha256": ""}}}}
+    )
+    steps = StoredStudy("tiny", study.table, other).compare(ex, name, tiny_vit)
+    assert list(steps) == ["patch", "value"]
+
+
+def test_a_photograph_that_is_unavailable_has_a_stand_in(study, monkeypatch):
+    monkeypatch.setattr(results, "imagenet_sample", lambda index: (_ for _ in ()).throw(OSError))
+    photo, target = study.photograph("imagenet-0618")
+    assert target is None and photo.size == sample_photo("chelsea").size
