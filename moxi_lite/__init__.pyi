@@ -18,6 +18,7 @@ from .curves import (
     insertion_curve,
     plot_average_curves,
     plot_forest,
+    summary_table,
     wilson,
 )
 from .data import (
@@ -164,6 +165,7 @@ __all__ = [
     "stored_study",
     "study_curves",
     "study_explanation",
+    "summary_table",
     "tabulate",
     "wilson",
 ]
