@@ -249,6 +249,8 @@ def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
         longer predicted (deletion), all of them where that never happens, as text with intervals;
         and the share of images in which it stays so from there on (%).
     """
+    import pandas as pd  # slow
+
     rows = {}
     for label, by_image in curves.items():
         several = list(by_image.values())

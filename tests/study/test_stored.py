@@ -253,9 +253,7 @@ def test_a_search_of_now_is_held_against_the_stored_one(study, tiny_vit, photos,
     assert (steps["patch"] == steps["stored patch"]).all() and len(steps) == 3
     np.testing.assert_allclose(steps["value"], steps["stored value"], atol=1e-5)
     # Other weights, or another class: nothing to compare with.
-    other = StoredStudy(
-        "tiny", study.table, {"phases": {"a": {"settings": {"weights_sha256": ""}}}}
-    )
+    other = {"phases": {"a": {"settings": {"weights_sha256": ""}}}}
     steps = StoredStudy("tiny", study.table, other).compare(ex, name, tiny_vit)
     assert list(steps) == ["patch", "value"]
 
