@@ -341,7 +341,7 @@ def _study(
     from moxi_lite.errors import whole_number
     from moxi_lite.files import folder_for_results
     from moxi_lite.models import WeightsUnavailableError
-    from moxi_lite.study import METHODS, run_study
+    from moxi_lite.study import STUDY_METHODS, run_study
 
     whole_number("jobs", jobs, 1)
     wanted = [image for text in images for image in _images(text)]
@@ -352,7 +352,7 @@ def _study(
                 result = run_study(
                     wanted,
                     model,
-                    list(METHODS) if methods == ["all"] else methods,
+                    list(STUDY_METHODS) if methods == ["all"] else methods,
                     modes,
                     out,
                     executor,

@@ -21,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from _common import ROOT, fail, say
 from _results import RESULTS, STUDIES, correctly_classified, parser, positive, working
 
 import moxi_lite as moxi
 from moxi_lite.files import write_atomically
 from moxi_lite.study import (
-    METHODS,
+    SCHEMA,
+    STUDY_METHODS,
     StudyFolder,
     concatenate,
     counted,
@@ -77,7 +77,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "insertion": usual("insertion", 78, slice(60)),
         "all-methods": Part(
             slice(20),
-            METHODS,
+            STUDY_METHODS,
             BOTH,
             {"insertion": 40, "deletion": 40},
             {"shapley": 10, "shapley-paper": 10, "rise": 1000},
@@ -141,7 +141,6 @@ def run_part(model: moxi.Classifier, name: str, part: Part, images: list[Any]) -
 def collect(model: str) -> Path | None:
     """Join the finished images of all parts; None if there are none."""
     tables, record = [], {}
-    joined: set[tuple[str, ...]] = set()
     for name, part in PARTS[model].items():
         folder = StudyFolder(STUDIES / model / name)
         if not folder.finished():
@@ -150,13 +149,16 @@ def collect(model: str) -> Path | None:
         shards = [folder.read_shard(image) for image in folder.finished()]
         facts = [shard.facts for shard in shards]
         record[name] = published(provenance_of(settings, facts, folder.failures()))
-        whole = renamed(concatenate([shard.table for shard in shards]), part.rename or {})
-        tables.append(without(whole, joined))
-        joined |= curves_in(whole)
+        table = concatenate([shard.table for shard in shards]).to_pandas()
+        table = table.astype(dict.fromkeys((*KEYS, "model"), str))
+        tables.append(table.replace({"method": part.rename or {}}))
     if not tables:
         return None
+    # similar rows side by side compress well
+    rows = pd.concat(tables).drop_duplicates([*KEYS, "step"])  # keeps the first
+    rows = rows.sort_values(["method", "mode", "image", "step"])
     path = RESULTS / "imagenet" / f"{model}.parquet"
-    missing = curves_in(pq.read_table(path)) - joined if path.is_file() else set()
+    missing = curves_in(pd.read_parquet(path)) - curves_in(rows) if path.is_file() else set()
     if missing:
         path = STUDIES / model / path.name
         say(
@@ -171,8 +173,9 @@ def collect(model: str) -> Path | None:
         "notes": notes(record),
     }
     write_json(path.with_suffix(".json"), provenance)
+    whole = pa.Table.from_pandas(rows, SCHEMA, preserve_index=False)
     brief = {"model": model, "phases": sorted(record)}
-    write_atomically(path, parquet_bytes(sorted_rows(concatenate(tables)), brief))
+    write_atomically(path, parquet_bytes(whole, brief))
     return path
 
 
@@ -187,32 +190,9 @@ def notes(record: dict[str, Any]) -> list[str]:
     return found
 
 
-def curves_in(table: pa.Table) -> set[tuple[str, ...]]:
+def curves_in(table: pd.DataFrame) -> set[tuple[str, ...]]:
     """Name the curves of a table: image, method, mode."""
-    names = table.select(KEYS).group_by(KEYS)
-    return {tuple(row.values()) for row in names.aggregate([]).to_pylist()}
-
-
-def without(table: pa.Table, curves: set[tuple[str, ...]]) -> pa.Table:
-    """Leave out the curves that an earlier part has."""
-    names = zip(*(table.column(key).to_pylist() for key in KEYS), strict=True)
-    return table.filter(pa.array([curve not in curves for curve in names], pa.bool_()))
-
-
-def sorted_rows(table: pa.Table) -> pa.Table:
-    """Sort by method, mode, image and step; similar rows side by side also compress well."""
-    by = ["method", "mode", "image", "step"]
-    keys = pa.table({name: table.column(name) for name in by})
-    keys = keys.cast(pa.schema([(name, pa.string()) for name in by[:-1]] + [("step", pa.int16())]))
-    return table.take(pc.sort_indices(keys, [(name, "ascending") for name in by]))
-
-
-def renamed(table: pa.Table, names: dict[str, str]) -> pa.Table:
-    """Rename methods."""
-    column = table.column("method").combine_chunks()
-    old = [names.get(name, name) for name in column.dictionary.to_pylist()]
-    new = pa.DictionaryArray.from_arrays(column.indices, pa.array(old, pa.string()))
-    return table.set_column(table.schema.get_field_index("method"), table.field("method"), new)
+    return set(table[KEYS].drop_duplicates().itertuples(index=False, name=None))
 
 
 def published(provenance: dict[str, Any]) -> dict[str, Any]:

@@ -12,15 +12,16 @@ from moxi_lite.study.provenance import (
     write_json,
 )
 from moxi_lite.study.run import StudyResult, run_study
-from moxi_lite.study.settings import METHODS, checked_names, samples_by_curve
-from moxi_lite.study.store import StudyFolder, concatenate, parquet_bytes
+from moxi_lite.study.settings import STUDY_METHODS, checked_names, samples_by_curve
+from moxi_lite.study.store import SCHEMA, StudyFolder, concatenate, parquet_bytes
 from moxi_lite.study.stored import FOLDER_VARIABLE, StoredStudy, stored_result, stored_study
 from moxi_lite.study.tables import study_curves, study_explanation
 from moxi_lite.study.worker import greedy_order
 
 __all__ = [
     "FOLDER_VARIABLE",
-    "METHODS",
+    "SCHEMA",
+    "STUDY_METHODS",
     "StoredStudy",
     "StudyFolder",
     "StudyResult",

@@ -26,7 +26,7 @@ _MOST_NAMED = 5  # missing files in a message
 
 @dataclass(frozen=True, eq=False)
 class StudyImage:
-    """One image of a study.
+    """One image of a study, not decoded yet.
 
     Attributes
     ----------
@@ -52,22 +52,13 @@ class StudyImage:
 
 
 def listed_images(images: Iterable[Any]) -> list[Any]:
-    """List the images given to `run_study`, if all files among them exist.
-
-    Raises
-    ------
-    TypeError
-        If it is not a sequence.
-    FileNotFoundError
-        If files do not exist. One that cannot be read or decoded fails when its turn comes.
-    """
+    """List the images given to `run_study`; raises FileNotFoundError for missing files."""
     if isinstance(images, Mapping):
         raise TypeError(
             "images must be a sequence, not a mapping: pass pairs, list(images.items())."
         )
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not isinstance(
-        images, Iterable
-    ):
+    single = isinstance(images, (str, bytes, os.PathLike, Image.Image))
+    if single or not isinstance(images, Iterable):
         raise TypeError(
             "images must be a sequence of images, such as [281, 'cat.jpg'] or range(0, 1000, 50), "
             f"not {type(images).__name__}."
@@ -97,18 +88,12 @@ def _is_missing(source: Any) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError, RuntimeError):  # it may exist: it fails when its turn comes
-        return False
+        pass
     return False
 
 
 def describe_images(images: list[Any], model: Classifier) -> list[StudyImage]:
-    """Name and label images, from `listed_images`, without decoding files.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        If an image is of another kind, occurs twice, or has a label that the model does not know.
-    """
+    """Name and label what `listed_images` returns; raises for unknown kinds, labels and repeats."""
     described = [_describe(image, model) for image in images]
     if not described:
         raise ValueError("images is empty: a study needs one image or more.")

@@ -60,18 +60,7 @@ def commit() -> str | None:
 
 
 def environment(device: str | torch.device) -> dict[str, Any]:
-    """Describe the hardware and software that a result is computed with.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        Where the model lies.
-
-    Returns
-    -------
-    dict
-        Host, platform, processor, cores, threads, device, versions, and the commit.
-    """
+    """Describe the hardware and software that a result on a device is computed with."""
     on_gpu = torch.device(device).type == "cuda"
     return {
         "host": socket.gethostname(),
@@ -111,20 +100,7 @@ def counted(environments: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def provenance_of(
     settings: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], failures: list[str]
 ) -> dict[str, Any]:
-    """Summarise what is known of all images of a study; the same whenever it is done.
-
-    Parameters
-    ----------
-    settings : mapping
-    facts : sequence of mapping
-        Of each finished image.
-    failures : list of str
-        Images that failed.
-
-    Returns
-    -------
-    dict
-    """
+    """Summarise a study's settings, the facts of each finished image, and names of failures."""
     images = [{key: each[key] for key in each if key != "environment"} for each in facts]
     lines = "".join(f"{image['image']} {image['sha256']} {image['label']}\n" for image in images)
     statuses = [image["status"] for image in images]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from moxi_lite.attribution import METHODS as SCORE_METHODS
-from moxi_lite.attribution import SAMPLING_METHODS, SHAPLEY_SAMPLERS
+from moxi_lite.attribution import METHODS, SAMPLING_METHODS, SHAPLEY_SAMPLERS
 from moxi_lite.errors import index_of, unknown_name, whole_number
 from moxi_lite.games import rising_numbers
 from moxi_lite.models import Classifier, load_model
@@ -18,10 +17,9 @@ from moxi_lite.search import MODES
 Samples = int | Iterable[int] | Mapping[str, int | Iterable[int]]
 ModelSource = str | Classifier | Callable[[], Classifier]
 
-METHODS = ("moxi", *SCORE_METHODS)
+STUDY_METHODS = ("moxi", *METHODS)
 _DTYPES = ("float32", "mixed", "bfloat16", "float16", "float64")
 _MOST_PATCHES = 2**15 - 1  # steps are stored as int16
-_MOST_CURVES = 2**7  # their names are stored as categories, with int8 codes
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def checked_names(
     methods: Iterable[str], modes: Iterable[str], masking: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return methods and modes; unknown names are refused before a model is loaded."""
-    checked = _names("method", methods, METHODS), _names("mode", modes, MODES)
+    checked = _names("method", methods, STUDY_METHODS), _names("mode", modes, MODES)
     if masking not in MASKINGS:
         raise unknown_name("masking", masking, MASKINGS)
     return checked
@@ -85,7 +83,7 @@ def make_settings(
         raise ValueError(
             f"grid {(rows, columns)} has {n} patches, expected {_MOST_PATCHES} at most."
         )
-    settings = Settings(
+    return Settings(
         model=model.name,
         weights_sha256=model.weights_sha256,
         input_size=model.input_size,
@@ -101,10 +99,6 @@ def make_settings(
         random_state=whole_number("random_state", random_state, 0),
         only_correct=bool(only_correct),
     )
-    n_curves = sum(len(settings.curve_names(method)) for method in methods)
-    if n_curves > _MOST_CURVES:
-        raise ValueError(f"{n_curves} curves are asked for, expected {_MOST_CURVES} at most.")
-    return settings
 
 
 def load_source(source: ModelSource, device: str | None) -> Classifier:

@@ -69,25 +69,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The files of a study.
+    """The files of a study."""
 
-    Attributes
-    ----------
-    root : Path
-        The folder, absolute.
-    """
-
-    root: Path
+    root: Path  # absolute
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep all others from writing into it while the block runs.
-
-        Raises
-        ------
-        StudyFolderError
-            If somebody else holds it (who is told), or it cannot be written to.
-        """
+        """Make the folder and keep all others out while the block runs; tells who holds it."""
         holder = self.root / "holder.json"
         lock = FileLock(self.root / "study.lock")
         with _explained(self.root):
@@ -118,14 +106,9 @@ class StudyFolder:
                 write_json(path, dict(settings))
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Compare settings with those of the study in there, if there is one; writes nothing.
+        """Raise ValueError if the folder belongs to a study with other settings, which are named.
 
-        What older versions stored besides does not count.
-
-        Raises
-        ------
-        ValueError
-            If the folder belongs to a study with other settings; the message names them.
+        What older versions stored besides, such as their number, does not count.
         """
         wanted = json.loads(json.dumps(dict(settings)))
         path = self.root / "settings.json"

@@ -38,26 +38,13 @@ _TRACEBACK_CHARACTERS = 4000
 
 @dataclass(frozen=True, eq=False)
 class ImageJob:
-    """One image to be studied.
-
-    Attributes
-    ----------
-    image : StudyImage
-    settings : Settings
-    model : str, Classifier or callable
-        Name, or function that loads the model: loaded once a thread. A Classifier is used as it
-        is, or copied first.
-    copy_model : bool
-        Whether to copy it, because other threads use it at the same time.
-    device : str or None
-        Where to load a model given by name.
-    """
+    """One image to be studied."""
 
     image: StudyImage
     settings: Settings
-    model: ModelSource = field(repr=False)
-    copy_model: bool
-    device: str | None
+    model: ModelSource = field(repr=False)  # a name or function is loaded, once a thread
+    copy_model: bool  # a Classifier that other threads use at the same time
+    device: str | None  # for a model given by name
 
 
 def study_image(job: ImageJob) -> Shard:
@@ -169,22 +156,9 @@ def greedy_order(
     """Order all patches: greedily up to a budget, the rest by what they would do next.
 
     The candidates of the step after the budget are evaluated once more, and follow by their
-    rewards: the highest first for insertion, the lowest first for deletion.
-
-    Parameters
-    ----------
-    game : PatchGame
-    mode : {"insertion", "deletion"}
-    budget : int or None
-        Greedy steps; None means all.
-
-    Returns
-    -------
-    order : ndarray of int64, shape (n,)
-    exact : ndarray of bool, shape (n,)
-        True for patches that the greedy search itself chose, and for one left over alone.
-    evaluations : ndarray of int64, shape (n,)
-        Candidates evaluated until the patch had its place.
+    rewards: the highest first for insertion, the lowest first for deletion.  Returns the order,
+    which patches the search itself chose (or one left over alone), and the candidates evaluated
+    until each had its place; shapes (n,).
     """
     ex = explain(game, mode, budget=budget)
     assert ex.step_evaluations is not None

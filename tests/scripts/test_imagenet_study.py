@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -91,6 +92,7 @@ def test_parts_are_joined_into_one_table(script, tiny_vit, photos, monkeypatch):
 
     stored = script.RESULTS / "imagenet" / "tiny.parquet"
     table = pd.read_parquet(stored)
+    assert pq.read_schema(stored).remove_metadata() == script.SCHEMA
     before = stored.read_bytes()
     for shard in (script.STUDIES / "tiny" / "second" / "shards").glob("*.parquet"):
         shard.unlink()
