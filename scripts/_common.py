@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -30,11 +28,3 @@ def chapters(folder: Path = NOTEBOOKS) -> list[Path]:
     """All notebooks below a folder, as relative paths in the order of their names."""
     found = (path.relative_to(folder) for path in folder.rglob("*.ipynb"))
     return sorted(path for path in found if ".ipynb_checkpoints" not in path.parts)
-
-
-def processor() -> str:
-    """Name of the processor and its number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
