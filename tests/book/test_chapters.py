@@ -21,8 +21,6 @@ NOT_YET = {
     "03_greedy_and_the_theorem",
     "09_insertion",
     "10_deletion",
-    "11_heatmaps",
-    "12_whose_class",
 }
 LESSONS = [name for name in chapters() if name.stem not in NOT_YET]
 
