@@ -118,6 +118,9 @@ def main() -> None:
         check_parameters(NOTEBOOKS / name, parameters)
     # The kernel is that of this environment and knows nothing of the user's settings.
     os.environ |= {"JUPYTER_PATH": "", "IPYTHONDIR": str(BUILD / "ipython"), "PYTHONHASHSEED": "0"}
+    settings = BUILD / "ipython" / "profile_default" / "ipython_kernel_config.py"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('get_config().InlineBackend.figure_formats = {"retina"}\n')
     os.environ.pop("MPLBACKEND", None)
     folder = BUILD / "run" / given.profile
     total, key = 0.0, shared_key()

@@ -1,8 +1,10 @@
 """The house: a room imports only from rooms above it, and through what they offer."""
 
 import ast
+import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +70,22 @@ def test_no_circle_inside_a_room(room):
         free = {name for name, needs in inside.items() if not needs & inside.keys()}
         assert free, f"a circle in {room}: {sorted(inside)}"
         inside = {name: needs for name, needs in inside.items() if name not in free}
+
+
+def users() -> dict[str, str]:
+    """Name and code of all that uses the package: scripts, benchmarks, chapters."""
+    folders = (ROOT / "scripts", ROOT / "benchmarks")
+    code = {str(p.relative_to(ROOT)): p.read_text() for f in folders for p in f.glob("*.py")}
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        code[path.name] = "\n".join(c.source for c in cells if c.cell_type == "code")
+    return code
+
+
+@pytest.mark.parametrize(("name", "code"), users().items())
+def test_scripts_and_chapters_import_what_rooms_offer(name, code):
+    for module, names in re.findall(r"^\s*from (moxi_lite\S*) import (\([^)]*\)|.*)", code, re.M):
+        _, *path = module.split(".")
+        assert not path or path[0] in {*ROOMS, *FOR_ALL}, f"{name} imports from {module}"
+        assert len(path) <= 1, f"{name} reaches into {module}"
+        assert not re.search(r"\b_\w", names), f"{name} imports something private: {names}"

@@ -16,11 +16,6 @@ MYST = re.compile(
     re.M,
 )
 WRITTEN_BY_THE_BUILD = "book/execution_times"
-# Chapters that are still to be rewritten as lessons: numbered title, short visible code.
-NOT_YET = {
-    "03_greedy_and_the_theorem",
-}
-LESSONS = [name for name in chapters() if name.stem not in NOT_YET]
 
 
 def read(name: Path) -> nbformat.NotebookNode:
@@ -70,7 +65,7 @@ class TestChapter:
                 assert re.search(r"\n\s*\n</details>", cell.source), cell.source[-80:]
 
 
-@pytest.mark.parametrize("name", LESSONS, ids=str)
+@pytest.mark.parametrize("name", chapters(), ids=str)
 class TestLesson:
     def test_its_title_has_the_number_by_which_the_prose_calls_it(self, name: Path) -> None:
         # The sidebar shows the title: "08 · Rival explanations" is what "Chapter 08" refers to.
