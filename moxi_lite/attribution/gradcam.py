@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def gradcam_map(
     with torch.inference_mode(False), torch.enable_grad(), _left_as_found(module):
         image = game.pixels.to(model.device, dtype_of(module), copy=True)[None]
         if target_layer is None:
-            layer = _default_layer(model, image)
+            layer = _default_layer(model, image, game.target)
         else:
             layer = _named_layer(module, target_layer)
         kind = _at_layer(getattr(pytorch_grad_cam, method))
@@ -110,7 +111,7 @@ def _left_as_found(module: nn.Module) -> Iterator[None]:
     training = [(part, part.training) for part in module.modules()]
     gradients = [(each, each.requires_grad, each.grad) for each in module.parameters()]
     try:
-        module.requires_grad_(False)
+        module.eval().requires_grad_(False)
         yield
     finally:
         for part, mode in training:
@@ -136,60 +137,77 @@ def _named_layer(module: nn.Module, target_layer: nn.Module | str) -> nn.Module:
     return layer
 
 
-def _default_layer(model: Classifier, image: Tensor) -> nn.Module:
-    """Return the LayerNorm before timm's last attention, else the last map that is computed."""
+def _default_layer(model: Classifier, image: Tensor, target: int) -> nn.Module:
+    """Return the last layer that says where: a map, or the last LayerNorm or so of as many tokens.
+
+    Of timm's Vision Transformers it is the LayerNorm before the last attention.
+    """
     module = model.module
     blocks = getattr(module, "blocks", None)
-    if _token_grid(model) is not None and isinstance(blocks, nn.Sequential | nn.ModuleList):
+    if hasattr(module, "num_prefix_tokens") and isinstance(blocks, nn.Sequential | nn.ModuleList):
         norm = getattr(blocks[-1], "norm1", None)
         if hasattr(blocks[-1], "attn") and isinstance(norm, nn.Module):
             return norm
-    found: list[nn.Module] = []
-
-    def look(part: nn.Module, _: Any, output: Any) -> None:
-        if not isinstance(output, Tensor):
-            return
-        if output.ndim == 4 and _channels_first(module, output)[0, 0].numel() > 1:
-            found.append(part)
-        elif output.ndim == 3:
-            found.clear()  # tokens: whatever map came before is only their embedding
-
-    handles = [part.register_forward_hook(look) for part in module.modules()]
+    ran: list[tuple[nn.Module, Tensor]] = []
+    handles = [
+        part.register_forward_hook(lambda part, _, output: ran.append((part, output)))
+        for part in module.modules()
+    ]
     try:
-        with torch.no_grad():
-            module(image)
+        score = module(image.clone().requires_grad_())[0, target]
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    # A layer that runs twice, such as a shared ReLU, has no output of its own; what a dropout or a
+    # softmax gives may be attention, and flattened maps have their channels first.
+    runs = Counter(part for part, _ in ran)
+    names = {part: name for name, part in module.named_modules()}
+    seen = [
+        (part, output)
+        for part, output in ran
+        if isinstance(output, Tensor) and output.ndim > 2 and runs[part] == 1
+        if not isinstance(part, nn.Dropout | nn.Softmax | nn.Flatten)
+    ]
+    maps = [(*each, cells) for each in seen if (cells := _as_map(model, each[1])) is not None]
+    maps = [each for each in maps if each[2][0, 0].numel() > 1]
+    if not maps:
+        shown = ", ".join(f"{names[part]} {tuple(output.shape)}" for part, output in seen[-8:])
         raise ValueError(
-            f"no layer for Grad-CAM is found in {model.name}: it is no Vision Transformer as timm "
-            f"has them, nor does it end in convolutional feature maps. {_PASS_A_LAYER}"
+            f"no layer for Grad-CAM is found in {model.name}: none gives a feature map, or tokens, "
+            f"in the proportions of its images, {model.input_size[0]}x{model.input_size[1]}. "
+            f"{_PASS_A_LAYER} The last to run: {shown or 'none'}."
         )
-    return found[-1]
+    tracked = [each for each in maps if each[1].requires_grad]
+    if score.requires_grad and tracked:
+        gradients = torch.autograd.grad(score, [each[1] for each in tracked], allow_unused=True)
+        laid_out = [None if each is None else _as_map(model, each) for each in gradients]
+        read = [each is not None and bool(each.any()) for each in laid_out]
+        maps = [each for each, is_read in zip(tracked, read, strict=True) if is_read] or maps
+    last, output, cells = maps[-1]
+    tokens = [part for part, out, c in maps if out.ndim == 3 and c.shape[2:] == cells.shape[2:]]
+    normed = [part for part in tokens if _is_norm(part, names[part])]
+    return normed[-1] if output.ndim == 3 and normed else last
+
+
+def _is_norm(part: nn.Module, name: str) -> bool:
+    named = name.rpartition(".")[2].startswith("norm") and not isinstance(part, nn.Identity)
+    return named or isinstance(part, nn.LayerNorm)
 
 
 def _to_map(model: Classifier, layer: nn.Module, reshape: Reshape | None) -> Reshape:
     """Make a layer's output, or its gradient, a map (1, channels, h, w) in float64."""
-    module: Any = model.module
-    grid = _token_grid(model)
-
-    def standard(output: Tensor) -> Tensor:
-        if output.ndim == 4:
-            return _channels_first(module, output)
-        if output.ndim == 3 and grid is not None:
-            patches = output[:, module.num_prefix_tokens :].transpose(1, 2)
-            return patches.unflatten(2, grid) if patches.shape[2] == np.prod(grid) else output
-        return output
 
     def to_map(output: Tensor | None) -> Tensor:
         if output is None:  # autograd's way to say that an operation has no derivative
             raise _no_gradient(layer)
-        result = (reshape or standard)(output) if isinstance(output, Tensor) else output
+        lay_out = reshape or partial(_as_map, model)
+        result = lay_out(output) if isinstance(output, Tensor) else None
         if not isinstance(result, Tensor) or result.ndim != 4 or len(result) != 1:
-            got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result)
+            given = output if reshape is None else result
+            got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given)
             raise ValueError(
-                f"the target layer's output is not a feature map but has {got}. {_PASS_A_LAYER}"
+                "the target layer's output is not a feature map in the proportions of the image, "
+                f"{model.input_size[0]}x{model.input_size[1]}, but has {got}. {_PASS_A_LAYER}"
             )
         # Copied, since the next layer may work in place, as a ReLU does. MPS has no float64.
         return result.detach().to("cpu", copy=True).double()
@@ -197,14 +215,24 @@ def _to_map(model: Classifier, layer: nn.Module, reshape: Reshape | None) -> Res
     return to_map
 
 
-def _token_grid(model: Classifier) -> tuple[int, int] | None:
-    """Grid of tokens of timm's Vision Transformers at the size of image that the model is fed."""
-    size = getattr(getattr(model.module, "patch_embed", None), "dynamic_feat_size", None)
-    tokens = hasattr(model.module, "num_prefix_tokens")
-    return tuple(size(model.input_size)) if size is not None and tokens else None
+def _as_map(model: Classifier, output: Tensor) -> Tensor | None:
+    """Lay a layer's output out as (1, channels, h, w); None where h : w is not as in the image."""
+    height, width = model.input_size
 
+    def cells_off(rows: int, columns: int) -> float:
+        return abs(rows * width - columns * height) / max(height, width)
 
-def _channels_first(module: nn.Module, output: Tensor) -> Tensor:
-    # timm's Swin and its like say so if their maps are (1, h, w, channels).
-    last = getattr(module, "output_fmt", "NCHW") == "NHWC"
-    return output.permute(0, 3, 1, 2) if last else output
+    if output.ndim == 4 and len(output) == 1:
+        maps = [output, output.permute(0, 3, 1, 2)]
+        if getattr(model.module, "output_fmt", "NCHW") == "NHWC":  # timm's Swin: decides a tie
+            maps.reverse()
+        best = min(maps, key=lambda each: cells_off(*each.shape[2:]))
+        return best if cells_off(*best.shape[2:]) <= 1 else None  # rounded where strides are odd
+    if output.ndim == 3 and len(output) == 1:
+        for n_prefix in (getattr(model.module, "num_prefix_tokens", 0), *range(9)):
+            n_patches = max(output.shape[1] - n_prefix, 0)
+            rows = round((n_patches * height / width) ** 0.5)
+            if rows and n_patches % rows == 0 and not cells_off(rows, n_patches // rows):
+                tokens = output[:, n_prefix:].transpose(1, 2)
+                return tokens.unflatten(2, (rows, n_patches // rows))
+    return None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer
@@ -14,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from moxi_lite.attribution import METHODS, attention_weights, attribute, rollout
+from moxi_lite.attribution.gradcam import _as_map, _default_layer
 from moxi_lite.curves import deletion_curve, insertion_curve
 from moxi_lite.data import imagenet_sample
 from moxi_lite.games import (
@@ -510,26 +512,160 @@ def test_methods_that_look_inside_need_a_patch_game(method):
         attribute(SetSumGame([1, 2]), method)
 
 
-def test_no_layer_for_gradcam(tiny_vit, pixels):
+class Tokens(nn.Module):
+    """Embeds patches by a convolution: its map is no feature map of a CNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 8, 8)
+        self.mix = nn.Linear(4, 2)
+        self.unused = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images):
+        return self.mix(self.embed(images).flatten(2).transpose(1, 2)).mean(dim=1)
+
+
+def test_averaged_tokens(pixels):
+    needs_gradcam()
+    game = PatchGame(seeded(Tokens), pixels, target=1, masking="mean", grid=4)
+    module = game.model.module
+    tokens = module.mix(module.embed(pixels[None]).flatten(2).transpose(1, 2))[0]
+    # Channel 1 has the gradient 1 / 16 everywhere, channel 0 none.
+    expected = tokens[:, 1].clamp(min=0).numpy() / 16
+    assert expected.max() > 0
+    np.testing.assert_allclose(attribute(game, "gradcam"), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_layer_that_runs_twice_is_passed_over(pixels):
     needs_gradcam()
 
-    class Tokens(nn.Module):
-        """Embeds patches by a convolution: its map is no feature map of a CNN."""
+    class Shared(nn.Module):
+        """A CNN as many write it: pytorch-grad-cam would look at the ReLU's first run."""
 
         def __init__(self):
             super().__init__()
-            self.embed = nn.Conv2d(3, 4, 8, 8)
-            self.mix = nn.Linear(4, 2)
-            self.unused = nn.Conv2d(3, 4, 1)
+            self.first, self.second = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 4, 2, 2)
+            self.relu = nn.ReLU()
 
         def forward(self, images):
-            return self.mix(self.embed(images).flatten(2).transpose(1, 2)).mean(dim=1)
+            return self.relu(self.second(self.relu(self.first(images)))).mean(dim=(2, 3))
 
-    game = PatchGame(load_model(Tokens(), input_size=32), pixels, masking="mean")
+    game = PatchGame(seeded(Shared), pixels, masking="mean", grid=4)
+    np.testing.assert_array_equal(
+        attribute(game, "gradcam"), attribute(game, "gradcam", target_layer="second")
+    )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_a_map_whose_channels_come_last(size):
+    needs_gradcam()  # timm's NesT says nothing of it, as its Swin does
+
+    class ChannelsLast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 12, 8, 8), nn.LayerNorm(12)
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, images):
+            return self.head(self.norm(self.conv(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+
+    module = seeded(ChannelsLast).module
+    model = load_model(module, input_size=size, grid=(size[0] // 8, size[1] // 8))
+    image = torch.randn(3, *size, generator=torch.Generator().manual_seed(6))
+    game = PatchGame(model, image, target=1, masking="mean")
+    cells = module.norm(module.conv(image[None]).permute(0, 2, 3, 1)).flatten(0, 2)
+    weights = module.head.weight[1] / len(cells)  # the gradient is the same at every cell
+    expected = (cells @ weights).clamp(min=0).numpy()
+    assert expected.max() > 0
+    np.testing.assert_allclose(attribute(game, "gradcam"), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_map_of_other_proportions_than_the_image_is_refused(pixels):
+    needs_gradcam()
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 4, 4),
+            nn.Flatten(2),
+            nn.Unflatten(2, (2, 32)),
+            nn.Flatten(),
+            nn.Linear(256, 3),
+        )
+    )
+    game = PatchGame(model, pixels, masking="mean", grid=4)
+    with pytest.raises(ValueError, match=r"shape \(1, 4, 2, 32\).*reshape="):
+        attribute(game, "gradcam", target_layer="2")
+    own = attribute(
+        game, "gradcam", target_layer="2", reshape=lambda each: each.reshape(1, 4, 8, 8)
+    )
+    np.testing.assert_allclose(own, attribute(game, "gradcam"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("cait_xxs24_224", "blocks.23.norm1"),
+        ("coat_lite_tiny", "serial_blocks4.1.norm1"),
+        ("crossvit_tiny_240", "blocks.2.fusion.1.norm1"),
+        ("efficientformer_l1", "norm"),
+        ("gmlp_ti16_224", "norm"),
+        ("hiera_tiny_224", "blocks.11.norm2"),
+        ("mixer_s32_224", "norm"),
+        ("mvitv2_tiny", "norm"),
+        ("naflexvit_base_patch16_gap", "blocks.11.norm1"),
+        ("nest_tiny_jx", "norm"),
+        ("pit_ti_224", "transformers.2.blocks.3.norm1"),
+        ("resmlp_12_224", "norm"),
+        ("resnet18", "layer4"),
+        ("swin_tiny_patch4_window7_224", "norm"),
+        ("tnt_s_legacy_patch16_224", "blocks.11.norm_out"),
+        ("twins_pcpvt_small", "norm"),
+        ("volo_d1_224", "norm"),
+        ("xcit_nano_12_p16_224", "blocks.11.norm1"),
+    ],
+)
+def test_default_layers_show_where_the_image_was_changed(name, layer):
+    torch.manual_seed(0)
+    model = load_model(timm.create_model(name, pretrained=False, num_classes=5))
+    height, width = model.input_size
+    image = torch.randn(1, 3, height, width)
+    with torch.enable_grad():
+        found = _default_layer(model, image, 0)
+    assert found is model.module.get_submodule(layer)
+    changed = image.clone()
+    changed[..., height * 5 // 8 : height * 6 // 8, width // 8 : width * 2 // 8] += 3
+    maps = []
+    with found.register_forward_hook(lambda _, __, output: maps.append(_as_map(model, output))):
+        model.logits(image), model.logits(changed)
+    change = (maps[1] - maps[0])[0].norm(dim=0)
+    row, column = np.unravel_index(int(change.argmax()), change.shape)
+    assert (row + 0.5) / change.shape[0] == pytest.approx(5.5 / 8, abs=0.11)
+    assert (column + 0.5) / change.shape[1] == pytest.approx(1.5 / 8, abs=0.11)
+
+
+def test_no_layer_for_gradcam(pixels):
+    needs_gradcam()
+
+    class NoPlace(Tokens):
+        """What follows the embedding has no place, and of the embedding itself a row is cut off."""
+
+        def forward(self, images):
+            return self.mix(self.embed(images)[:, :, 1:].flatten(2).mean(dim=2))
+
+    class Embedding(nn.Conv2d):
+        def forward(self, images):
+            return super().forward(images)[:, :, 2:]
+
+    module = NoPlace()
+    module.embed = Embedding(3, 4, 8, 8)
+    game = PatchGame(load_model(module, input_size=32), pixels, masking="mean")
     with pytest.raises(
-        ValueError, match=r"no layer for Grad-CAM is found in Tokens.*target_layer="
+        ValueError,
+        match=r"no layer .* is found in NoPlace.*target_layer=.*embed \(1, 4, 2, 4\)",
     ):
         attribute(game, "gradcam")
+    game = PatchGame(load_model(Tokens(), input_size=32), pixels, masking="mean")
     assert attribute(game, "gradcam", target_layer="embed").shape == (game.n_players,)
     with pytest.raises(ValueError, match="not run"):
         attribute(game, "gradcam", target_layer="unused")
