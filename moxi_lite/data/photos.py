@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,15 +77,21 @@ class ImageNetSample:
 
 
 def load_image(
-    source: str | os.PathLike[str] | bytes | npt.NDArray[Any] | Image.Image,
+    source: str | os.PathLike[str] | bytes | IO[bytes] | npt.NDArray[Any] | Image.Image,
+    value_range: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Load an image from nearly anywhere, as an RGB image the right way up.
 
     Parameters
     ----------
-    source : path, URL, bytes, array or PIL image
-        A path; an ``http(s)://`` address; the bytes of an image file; an array (H, W), (H, W, 1),
-        (H, W, 3) or (H, W, 4) of uint8 (0..255), uint16 (0..65535) or float (0..1); a PIL image.
+    source : path, URL, bytes, open file, array or PIL image
+        A path; an ``http(s)://`` address or a ``data:`` URI; the bytes of an image file, or a file
+        opened for reading bytes, such as `io.BytesIO`, from its start; an array (H, W), (H, W, 1),
+        (H, W, 3) or (H, W, 4) of bool, uint8 (0..255), uint16 (0..65535) or float (0..1); a PIL
+        image.
+    value_range : (float, float), optional
+        The values that are black and white, for arrays of any kind of number and for grey images
+        of 16 bits or float: ``(0, 4095)`` for 12-bit data. What lies beyond is clipped.
 
     Returns
     -------
@@ -107,23 +113,28 @@ def load_image(
         For sources or arrays of another type.
     """
     if isinstance(source, np.ndarray):
-        return finish_image(array_to_image(source), "the array")
+        return finish_image(array_to_image(source, value_range), "the array")
     if isinstance(source, Image.Image):
-        return finish_image(source, "the PIL image")
+        return finish_image(source, "the PIL image", value_range)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_image(bytes(source), "the bytes given")
+        return decode_image(bytes(source), "the bytes given", value_range)
+    if isinstance(source, str) and source.startswith("data:"):
+        return decode_image(_download(source, "the data: URI"), "the data: URI", value_range)
     if isinstance(source, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source)):
         if scheme[1].lower() not in ("http", "https"):
             raise ValueError(
                 f"cannot load {source!r}: expected a path or an address that starts with http:// "
                 "or https://."
             )
-        return decode_image(_download(source), source)
+        return decode_image(_download(source, source), source, value_range)
     if isinstance(source, (str, os.PathLike)):
-        return decode_image(_read(source), str(source))
+        return decode_image(_read(source), str(source), value_range)
+    if hasattr(source, "read"):
+        return decode_image(_read_open(source), "the file given", value_range)
     raise TypeError(
         f"cannot make an image from {type(source).__name__}: expected a path, a URL, the bytes of "
-        "a file, a numpy array or a PIL image. PatchGame takes preprocessed tensors as they are."
+        "a file, an open file, a numpy array or a PIL image. PatchGame takes preprocessed tensors "
+        "as they are."
     )
 
 
@@ -282,21 +293,30 @@ def _read(source: str | os.PathLike[str]) -> bytes:
     return path.read_bytes()
 
 
-def _download(url: str) -> bytes:
+def _read_open(file: IO[bytes]) -> bytes:
+    if file.seekable():
+        file.seek(0)  # where it stands is after what was written, or read before
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise TypeError("an open file must be opened for reading bytes: open(path, 'rb').")
+    return content
+
+
+def _download(url: str, what: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "moxi-lite"})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
             content: bytes = response.read(_MAX_DOWNLOAD_BYTES + 1)
     except urllib.error.HTTPError as error:
         raise ImagesUnavailableError(
-            f"{url} answers {error.code} {error.reason}. Check the address; a browser may show a "
+            f"{what} answers {error.code} {error.reason}. Check the address; a browser may show a "
             "page there rather than the image itself."
         ) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise ImagesUnavailableError(
-            f"{url} cannot be loaded: {getattr(error, 'reason', error)}. Check the address and the "
-            "network, or download the image and pass its path."
+            f"{what} cannot be loaded: {getattr(error, 'reason', error)}. Check the address and "
+            "the network, or download the image and pass its path."
         ) from error
     if len(content) > _MAX_DOWNLOAD_BYTES:
-        raise ValueError(f"{url} is larger than {_MAX_DOWNLOAD_BYTES // 10**6} MB.")
+        raise ValueError(f"{what} is larger than {_MAX_DOWNLOAD_BYTES // 10**6} MB.")
     return content

@@ -1,3 +1,4 @@
+import base64
 import hashlib
 import io
 import zlib
@@ -287,7 +288,6 @@ def test_rounding_beyond_one_is_allowed():
         (np.zeros((1, 3, 20, 20)), ValueError, r"got \(1, 3, 20, 20\)"),
         (np.zeros((0, 20), np.uint8), ValueError, "no pixels"),
         (np.zeros((20, 20), np.int64), TypeError, "got int64"),
-        (np.zeros((20, 20), bool), TypeError, "got bool"),
         (np.zeros((20, 20), complex), TypeError, "got complex128"),
     ],
 )
@@ -403,3 +403,62 @@ def test_real_samples_carry_their_labels():
     assert goldfish.image.mode == "RGB"
     assert kit.path.name == "n02966687_carpenter's_kit.JPEG"
     assert kit.index == 477
+
+
+# --- open files, data: URIs, other ranges of values ---------------------------------------------
+
+
+def test_open_files_are_read_from_their_start(gradient_image, tmp_path):
+    expected = np.asarray(gradient_image)
+    memory = io.BytesIO()
+    gradient_image.save(memory, "PNG")  # leaves it at its end
+    path = tmp_path / "image.png"
+    path.write_bytes(memory.getvalue())
+    for _ in range(2):
+        assert np.array_equal(np.asarray(load_image(memory)), expected)
+    with path.open("rb") as file:
+        assert np.array_equal(np.asarray(load_image(file)), expected)
+    with path.open(encoding="latin-1") as file, pytest.raises(TypeError, match="for reading bytes"):
+        load_image(file)
+    with pytest.raises(ValueError, match="the file given: not an image"):
+        load_image(io.BytesIO(b"nonsense"))
+
+
+def test_data_uris_are_decoded_and_never_repeated(gradient_image):
+    content = base64.b64encode(encode(gradient_image)).decode()
+    image = load_image(f"data:image/png;base64,{content}")
+    assert np.array_equal(np.asarray(image), np.asarray(gradient_image))
+    for broken in ("image/png;base64," + content[: len(content) // 8 * 4], "nothing" * 1000):
+        with pytest.raises((ValueError, OSError), match="the data: URI") as caught:
+            load_image(f"data:{broken}")
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("kind", ["array", "I;16", "TIFF"])
+def test_twelve_bits_in_sixteen(kind):
+    ramp = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (64, 1))
+    source = ramp if kind == "array" else Image.fromarray(ramp)
+    source = encode(source, "TIFF") if kind == "TIFF" else source
+    shown = np.asarray(load_image(source, value_range=(0, 4095)))[0, :, 0]
+    assert np.array_equal(shown, np.rint(ramp[0] / 4095 * 255))
+    with pytest.warns(UserWarning, match=r"at most 4095.*value_range=\(0, 4095\)"):
+        assert np.asarray(load_image(source)).max() == 16
+
+
+def test_a_window_of_values_of_any_kind():
+    values = np.full((20, 20), -100, np.int16)
+    values[0, :3] = -1000, 400, 3000
+    shown = load_image(values, value_range=(-1000, 400))
+    assert [pixel(shown, column)[0] for column in range(4)] == [0, 255, 255, 164]
+    with pytest.raises(TypeError, match=r"int16.*value_range=\(0, 255\)"):
+        load_image(values)
+    with pytest.raises(ValueError, match="black below white"):
+        load_image(values, value_range=(400, 400))
+    with pytest.raises(ValueError, match="8 bits a channel"):
+        load_image(Image.new("RGB", (20, 20)), value_range=(0, 255))
+
+
+def test_bool_arrays_are_black_and_white():
+    values = np.zeros((20, 20), bool)
+    values[0, 1] = True
+    assert [pixel(load_image(values), column)[0] for column in range(2)] == [0, 255]
