@@ -1,21 +1,15 @@
-"""One image of a study, from its pixels to its rows in the table: what executors run.
-
-Everything here travels to other processes and machines: `study_image` is a function at the top
-of a module, an `ImageJob` holds plain values, and the `Shard` comes back to whoever writes it.
-"""
+"""One image of a study, from its pixels to its rows in the table: what executors run."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import hashlib
 import socket
 import threading
 import time
 import traceback
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,7 +27,12 @@ from moxi_lite.study.provenance import environment, now
 from moxi_lite.study.settings import ModelSource, Settings, load_source
 from moxi_lite.study.store import SCHEMA, Shard
 
+Ranking = tuple[np.ndarray, BoolArray, np.ndarray]
+"""All patches in order, which of them a search chose, evaluations used up to each; shapes (n,)."""
+
 _TRACEBACK_CHARACTERS = 4000
+# A thread loads its own model, once a study: Grad-CAM and rollout hook into it while they run.
+_LOADED = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,40 +97,25 @@ def _evaluate(job: ImageJob) -> Shard:
     return Shard(pa.concat_tables([SCHEMA.empty_table(), *tables]), facts)
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """An order of all n patches: which the search chose, evaluations used up to each, (n,)."""
-
-    order: np.ndarray
-    exact: BoolArray
-    evaluations: np.ndarray
-
-
 def _tables(game: PatchGame, name: str, settings: Settings) -> list[pa.Table]:
-    of_both: dict[str, _Ranking] = {}
-    for method in settings.methods:
-        if method not in ("moxi", "moxi-"):
-            of_both |= _by_score(game, method, "insertion", name, settings)
-    curve_names = tuple(chain.from_iterable(map(settings.curve_names, settings.methods)))
+    rankings: dict[str, Ranking] = {}
     tables = []
     for mode in settings.modes:
-        found = dict(of_both)
-        if "moxi" in settings.methods:
-            found["moxi"] = _Ranking(*greedy_order(game, mode, settings.budget[mode]))
-        if "moxi-" in settings.methods:
-            found |= _by_score(game, "moxi-", mode, name, settings)
-        curves = curves_of(game, {curve: found[curve].order for curve in curve_names}, mode)
-        tables += [
-            _table(name, settings, curve_names, method, found[method], curve)
-            for method, curve in curves.items()
-        ]
+        for method in settings.methods:
+            if mode == settings.modes[0] or method in ("moxi", "moxi-"):
+                rankings |= _rankings(game, name, method, mode, settings)
+        orders = {curve: order for curve, (order, *_) in rankings.items()}
+        for method, curve in curves_of(game, orders, mode).items():
+            tables.append(_table(name, settings.model, method, rankings[method], curve))
     return tables
 
 
-def _by_score(
-    game: PatchGame, method: str, mode: str, name: str, settings: Settings
-) -> dict[str, _Ranking]:
-    """Rank the patches by score for each of the curves that a method draws."""
+def _rankings(
+    game: PatchGame, name: str, method: str, mode: str, settings: Settings
+) -> dict[str, Ranking]:
+    """Rank the patches for each of the curves that a method draws."""
+    if method == "moxi":
+        return {method: greedy_order(game, mode, settings.budget[mode])}
     # Depends on image and method alone, not on who computes what in which order.
     text = f"{settings.random_state} {name} {method}"
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
@@ -143,22 +127,19 @@ def _by_score(
         before = game.n_evaluations
         scores = attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)
         scored = [(scores, game.n_evaluations - before)]
-    n = game.n_players
+    every = np.ones(game.n_players, dtype=bool)
     return {
-        curve: _Ranking(order_of(scores), np.ones(n, dtype=bool), np.full(n, spent))
+        curve: (order_of(scores), every, np.full(len(every), spent))
         for curve, (scores, spent) in zip(settings.curve_names(method), scored, strict=True)
     }
 
 
-def greedy_order(
-    game: PatchGame, mode: str, budget: int | None
-) -> tuple[np.ndarray, BoolArray, np.ndarray]:
+def greedy_order(game: PatchGame, mode: str, budget: int | None) -> Ranking:
     """Order all patches: greedily up to a budget, the rest by what they would do next.
 
-    The candidates of the step after the budget are evaluated once more, and follow by their
-    rewards: the highest first for insertion, the lowest first for deletion.  Returns the order,
-    which patches the search itself chose (or one left over alone), and the candidates evaluated
-    until each had its place; shapes (n,).
+    The candidates of the step after the budget are evaluated for that and follow by their
+    rewards, the highest first for insertion, the lowest first for deletion; one left over alone
+    counts as chosen.
     """
     ex = explain(game, mode, budget=budget)
     assert ex.step_evaluations is not None
@@ -173,40 +154,24 @@ def greedy_order(
     return *complete_order(ex.order, scores), evaluations
 
 
-def _table(
-    name: str,
-    settings: Settings,
-    methods: tuple[str, ...],
-    method: str,
-    ranking: _Ranking,
-    curve: Curve,
-) -> pa.Table:
-    rows = len(ranking.order) + 1
-
-    def same(column: str, values: tuple[str, ...], value: str) -> pa.Array:
-        kind = SCHEMA.field(column).type.index_type
-        indices = pa.array(np.full(rows, values.index(value)), type=kind)
-        return pa.DictionaryArray.from_arrays(indices, pa.array(values))
-
+def _table(name: str, model: str, method: str, ranking: Ranking, curve: Curve) -> pa.Table:
+    order, exact, evaluations = ranking
+    rows = len(order) + 1
     columns = {
-        "image": same("image", (name,), name),
-        "target": np.full(rows, curve.target),
-        "model": same("model", (settings.model,), settings.model),
-        "method": same("method", methods, method),
-        "mode": same("mode", settings.modes, curve.mode),
-        "step": np.arange(rows),
-        "patch": np.concatenate([[-1], ranking.order]),
+        "image": [name] * rows,
+        "target": [curve.target] * rows,
+        "model": [model] * rows,
+        "method": [method] * rows,
+        "mode": [curve.mode] * rows,
+        "step": range(rows),
+        "patch": [-1, *order],
         "correct": curve.correct,
         "probability": curve.probability.astype(np.float32),
         "log_odds": curve.log_odds.astype(np.float32),
-        "exact": np.concatenate([[True], ranking.exact]),
-        "evaluations": np.concatenate([[0], ranking.evaluations]),
+        "exact": [True, *exact],
+        "evaluations": [0, *evaluations],
     }
-    arrays = [
-        values if isinstance(values, pa.Array) else pa.array(values, type=SCHEMA.field(key).type)
-        for key, values in columns.items()
-    ]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _the_model(job: ImageJob) -> Classifier:
@@ -214,29 +179,15 @@ def _the_model(job: ImageJob) -> Classifier:
         if not job.copy_model:
             return job.model
         return dataclasses.replace(job.model, module=copy.deepcopy(job.model.module))
-    settings = job.settings
-    same = (settings.weights_sha256, settings.input_size, settings.mean, settings.std)
-    key = (settings.model, *same, job.device, threading.get_ident())
-    model = _load(_Loader(key, job.model, job.device))
-    if model.weights_sha256 != settings.weights_sha256:
+    wanted = (job.settings, job.device)
+    if getattr(_LOADED, "wanted", None) != wanted:
+        _LOADED.model, _LOADED.wanted = load_source(job.model, job.device), wanted
+    model: Classifier = _LOADED.model
+    expected = job.settings.weights_sha256
+    if model.weights_sha256 != expected:
         raise RuntimeError(
             f"{model.name} has other weights here, on {socket.gethostname()}, than where the study "
-            f"was started ({model.weights_sha256} instead of {settings.weights_sha256}): use "
-            "the same version of timm and the same weights everywhere."
+            f"was started ({model.weights_sha256} instead of {expected}): use the same version of "
+            "timm and the same weights everywhere."
         )
     return model
-
-
-@dataclass(frozen=True)
-class _Loader:
-    """What to load for whom: a function sent from a notebook is a new object with every job."""
-
-    key: tuple[Any, ...]
-    source: ModelSource = field(compare=False)
-    device: str | None = field(compare=False)
-
-
-@functools.cache
-def _load(loader: _Loader) -> Classifier:
-    """Load a model once for each thread: Grad-CAM and rollout hook into it while they run."""
-    return load_source(loader.source, loader.device)
