@@ -70,8 +70,7 @@ def kept(path: Path, device: torch.device, compute: Callable[[], dict[str, Any]]
 def spread() -> list[int]:
     """Order the samples so that the first k are spread evenly over the classes, for every k."""
     places = np.floor(np.arange(1, 3 * N_SAMPLES) * GOLDEN % 1 * N_SAMPLES).astype(int)
-    order = list(dict.fromkeys(places.tolist()))
-    return order + sorted(set(range(N_SAMPLES)) - set(order))
+    return list(dict.fromkeys([*places.tolist(), *range(N_SAMPLES)]))
 
 
 def classifies(model: moxi.Classifier, index: int) -> bool:

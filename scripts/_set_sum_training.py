@@ -13,18 +13,18 @@ from moxi_lite.data import DIGIT_SIDE, DigitPool
 from moxi_lite.models import SetSumResNet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Settings of one training run; `steps` counts all steps, the first `digit_steps` included."""
 
     steps: int
-    digit_steps: int  # first, single digits only
+    digit_steps: int = 300  # first, single digits only
     digit_batch: int  # digits a step while there are single digits
-    batch_cells: int  # digits a step afterwards
+    batch_cells: int = 512  # digits a step afterwards
     learning_rate: float
     hold: float  # fraction of the steps before the learning rate starts to fall
-    weight_decay: float
-    warmup: int
+    weight_decay: float = 0.05
+    warmup: int = 50
     distortion: float  # 1: see `distort`
     presence_weight: float
     cell_weight: float
@@ -33,26 +33,18 @@ class Recipe:
 RECIPES = {
     "cnn": Recipe(
         steps=4000,
-        digit_steps=300,
         digit_batch=256,
-        batch_cells=512,
         learning_rate=3e-3,
         hold=0.3,
-        weight_decay=0.05,
-        warmup=50,
         distortion=1.0,
         presence_weight=3.0,
         cell_weight=0.0,
     ),
     "vit": Recipe(
         steps=10_000,
-        digit_steps=300,
         digit_batch=512,
-        batch_cells=512,
         learning_rate=1e-3,
         hold=0.4,
-        weight_decay=0.05,
-        warmup=50,
         distortion=0.8,
         presence_weight=10.0,
         cell_weight=1.0,
@@ -61,16 +53,7 @@ RECIPES = {
 
 
 class DigitSampler:
-    """Draws digits of a pool at random, each distorted anew.
-
-    Parameters
-    ----------
-    pool : DigitPool
-    distortion : float
-        Strength of the distortion, 0 for none.
-    generator : torch.Generator
-        The only source of randomness.
-    """
+    """Draws digits of a pool at random, each distorted anew; the generator alone is random."""
 
     def __init__(self, pool: DigitPool, distortion: float, generator: torch.Generator) -> None:
         self._images = torch.from_numpy(pool.images.copy()).float() / 255

@@ -1,7 +1,7 @@
 """Run the ImageNet studies of the book (Sec. 5), and store them under results/imagenet.
 
     python scripts/run_imagenet_study.py --model vit_tiny_patch16_224
-    python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --part insertion --images 100
+    python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --images 100
     python scripts/run_imagenet_study.py --model vit_tiny_patch16_224 --collect
 
 A study consists of parts (PARTS below), each a resumable study of `moxi_lite.run_study` in
@@ -208,7 +208,6 @@ def published(provenance: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=PARTS, default="vit_tiny_patch16_224")
-    options.add_argument("--part", action="append", help="only this part (may be repeated)")
     options.add_argument(
         "--images", type=positive, help="correctly classified images of each part, from the first"
     )
@@ -216,16 +215,13 @@ def main() -> None:
     options.add_argument("--collect", action="store_true", help="compute nothing, join the tables")
     given = options.parse_args()
     parts = PARTS[given.model]
-    if unknown := set(given.part or ()) - set(parts):
-        options.error(f"{given.model} has no part {unknown}: expected {', '.join(parts)}")
     with working(given.threads):
         if not given.collect:
             model = moxi.load_model(given.model, device=given.device)
-            wanted = {name: parts[name] for name in given.part or parts}
-            most = given.images or max(part.images.stop for part in wanted.values())
+            most = given.images or max(part.images.stop for part in parts.values())
             indices = correctly_classified([model], most)
             say(f"{len(indices)} correctly classified images, such as {indices[:5]}")
-            for name, part in wanted.items():
+            for name, part in parts.items():
                 chosen = indices if given.images else indices[part.images]
                 budget = None if given.all_steps else part.budget
                 run_part(model, name, replace(part, budget=budget), chosen)

@@ -15,6 +15,7 @@ minutes.
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Callable
@@ -28,7 +29,8 @@ from _results import RESULTS, STUDIES, correctly_classified, kept, parser, posit
 
 import moxi_lite as moxi
 from moxi_lite.data import image_list_sha256
-from moxi_lite.study import StudyFolder, counted, now, write_json
+from moxi_lite.files import write_atomically
+from moxi_lite.study import StudyFolder, counted, now
 
 MODELS = ("vit_tiny_patch16_224", "deit_tiny_patch16_224")
 MASKINGS = ("drop", "zero", "mean", "blur")
@@ -216,7 +218,8 @@ def main() -> None:
                 ]
                 for part, look in PARTS.items()
             }
-        write_json(RESULTS / "imagenet" / "masks_and_models.json", joined(parts, models), None)
+        content = json.dumps(joined(parts, models), separators=(",", ":"))
+        write_atomically(RESULTS / "imagenet" / "masks_and_models.json", content.encode())
     say(f"masks_and_models.json: {len(indices)} images a part")
 
 

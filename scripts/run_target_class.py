@@ -37,6 +37,7 @@ from moxi_lite.study import StudyFolder, counted, write_json
 MODEL = "vit_tiny_patch16_224"
 GRID = (7, 7)  # deletion runs on nearly all tokens: larger patches, so fewer candidates
 EXAMPLE_PAIRS = ((243, 282),)  # Fig. 5: bull mastiff, tiger cat
+SAID = {"value": np.nan, "prediction": -1, "confidence": np.nan}  # of a step; else unknown
 PHOTOS = {"camera": "reflex camera", "coffee": "cup", "motorcycle": "disk brake"}
 
 
@@ -67,15 +68,14 @@ def best_two(model: moxi.Classifier, pixels: torch.Tensor) -> list[int]:
     return model.logits(pixels[None])[0].topk(2).indices.tolist()
 
 
-def scene_of_pair(
-    model: moxi.Classifier, left: int, right: int, tried: int = 0
-) -> tuple[Scene | None, list[int]]:
+def scene_of_pair(model: moxi.Classifier, left: int, right: int, tried: int = 0) -> Scene | None:
+    """Put two photographs side by side; None if their classes are not the best two."""
     pixels = side_by_side(model, left, right)
     best = best_two(model, pixels)
     if set(best) != {left, right}:
-        return None, best
+        return None
     name = f"imagenet-{left:04d}-{right:04d}"
-    return Scene(name, pixels, best[1], left, right, drawn=tried > 0, tried=tried), best
+    return Scene(name, pixels, best[1], left, right, drawn=tried > 0, tried=tried)
 
 
 def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
@@ -86,12 +86,11 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
     classified = cache(partial(classifies, model))
     used: set[int] = set()
     for left, right in EXAMPLE_PAIRS:
-        scene, best = scene_of_pair(model, left, right)
-        if scene is not None:
+        if (scene := scene_of_pair(model, left, right)) is not None:
             used |= {left, right}
             yield scene
         else:
-            say(f"{left} beside {right}: the best two classes are {best}, left out")
+            say(f"{left} beside {right} are not the best two classes: left out")
     found = tried = 0
     for left, right in pairs(spread()):
         if found == n_pairs:
@@ -99,8 +98,7 @@ def scenes(model: moxi.Classifier, n_pairs: int) -> Iterator[Scene]:
         if used & {left, right} or not (classified(left) and classified(right)):
             continue
         tried += 1
-        scene, _ = scene_of_pair(model, left, right, tried)
-        if scene is not None:
+        if (scene := scene_of_pair(model, left, right, tried)) is not None:
             found += 1
             used |= {left, right}
             yield scene
@@ -170,14 +168,9 @@ def rows_of(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for each in record["parts"]:
         about = {**scene, "part": each["part"], "stop_reason": each["stop_reason"]}
         if "value" in each:
-            value, prediction, confidence = each["start"]
-            said = {"value": value, "prediction": prediction, "confidence": confidence}
-            yield {**about, "step": 0, "patch": -1, **said}
+            yield {**about, "step": 0, "patch": -1, **dict(zip(SAID, each["start"], strict=True))}
         for step, patch in enumerate(each["patch"]):
-            said = {
-                name: each[name][step] if name in each else default
-                for name, default in (("value", np.nan), ("prediction", -1), ("confidence", np.nan))
-            }
+            said = {name: each[name][step] if name in each else none for name, none in SAID.items()}
             yield {**about, "step": step + 1, "patch": patch, **said}
 
 

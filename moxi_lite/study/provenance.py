@@ -119,9 +119,7 @@ def provenance_of(
     }
 
 
-def write_json(path: Path, record: Any, indent: int | None = 1) -> None:
+def write_json(path: Path, record: Any) -> None:
     """Write a record completely or not at all; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    separators = (",", ":") if indent is None else None
-    text = json.dumps(record, indent=indent, separators=separators)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, f"{json.dumps(record, indent=1)}\n".encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import (
@@ -22,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from moxi_lite.attribution import attribute
+from moxi_lite.attribution import WHOLE_IMAGE_METHODS, attribute
 from moxi_lite.models import Classifier, check_device
 from moxi_lite.study.images import describe_images, listed_images
 from moxi_lite.study.provenance import provenance_of
@@ -49,7 +48,7 @@ class StudyResult:
     path : Path
         The Parquet file with all that the folder of the study holds.
     skipped : dict of str to int
-        Images that the model misclassifies, with the class it predicts.
+        Misclassified images, with the class that the model predicts.
     failed : dict of str to str
         Images that could not be studied, with the reason.
     provenance : dict
@@ -83,91 +82,74 @@ def run_study(
 ) -> StudyResult:
     """Draw the curves of many images and methods (Sec. 5.1), and store every step.
 
-    Each image is stored as soon as it is finished. Killed at any moment and called again, the
-    study goes on with the images that are missing; finished ones are neither evaluated again
-    nor repeated in the table. An image that fails, such as a broken file, is reported and does not
-    stop the rest; calling again tries it again.
+    Each image is stored as soon as it is finished: killed at any moment and called again, the
+    study goes on with those that are missing. An image that fails, such as a broken file, is
+    reported, does not stop the rest, and is tried again by the next call.
 
     Parameters
     ----------
     images : iterable of int, path, URL, PIL image, tensor, or pair (image, label)
         An int is an ImageNet sample with its label (`moxi_lite.imagenet_sample`), for models of
-        1,000 classes; a tensor is preprocessed, (3, H, W). A label is a class by index or name.
-        Without a label the target is the class predicted for the whole image.
+        1,000 classes; a tensor is preprocessed, (3, H, W). A label is a class by index or name;
+        without one the target is the class predicted for the whole image.
     model : str, Classifier or callable
-        A name for `load_model`; a Classifier, without executor or with a ThreadPoolExecutor
-        (each thread then works on a copy); or, for own models in other processes, a function at
-        the top of an importable module that takes nothing and returns a Classifier. Every
-        process loads the model once.
+        A name for `load_model`; a Classifier, without executor or with a ThreadPoolExecutor (each
+        job works on a copy); or, for own models in other processes, a function at the top of an
+        importable module that takes nothing and returns a Classifier, called once a process.
     methods : iterable of str
-        Of ``"moxi"`` (greedy search, `explain`, anew for each mode), and all of
-        `moxi_lite.attribution.METHODS`, whose falling scores give one order for both modes
-        (``"moxi-"``: one for each).
+        Of ``"moxi"`` (`explain`, anew for each mode) and `moxi_lite.attribution.METHODS`, whose
+        falling scores give one order for both modes (``"moxi-"``: one for each).
     modes : iterable of {"insertion", "deletion"}
     out : path-like
-        Folder of the study, made if needed.
+        Folder of the study.
     executor : concurrent.futures.Executor, optional
-        Where to run, one job an image. None means here, one image after the other. See Notes.
+        Where to run, one job an image; by default here, one after the other.
     budget : int, mapping of mode to int or None, optional
-        Greedy steps of ``"moxi"``, 1..n; None means all n. The patches left follow by the
-        rewards of the candidates for the next step, which are evaluated for that, and which
-        settle that one step, too.
+        Greedy steps of ``"moxi"``, 1..n, by default all n. The patches left follow by their
+        rewards as candidates for the next step, which settles that step, too.
     masking, grid, dtype : optional
-        As for `PatchGame`; masking by name only, the dtype also by name, such as ``"bfloat16"``.
-        The settings that are stored name the masking that ``"auto"`` stands for.
+        As for `PatchGame`, but masking by name only, and the dtype also by name.
     n_samples : int, iterable of int, or mapping of method to these, optional
-        How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`. Without
-        names it is for the two Shapley methods, which cost about the same for the same number.
-        Rising numbers for one of these, such as ``{"shapley-paper": (50, 200)}``, draw a curve
-        each for the price of the last (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
+        How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`; without
+        names, for both Shapley methods. Rising numbers for one of these, such as
+        ``{"shapley-paper": (50, 200)}``, draw a curve each for the price of the last
+        (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
     random_state : int
-        Seed, at least 0. What a method draws depends on it, on the image, on the method and its
-        `n_samples`, not on the order of work.
+        Seed, at least 0; what is drawn does not depend on the order of work.
     only_correct : bool
         Skip images that the model misclassifies, as the paper does.
     device : str, optional
         Where to put a model given by name; by default CUDA if there is one.
     show_progress : bool
-        Show a progress bar over the images, with the remaining time.
+        Show a bar over the images.
 
     Returns
     -------
     StudyResult
         Its table has the columns image (name), target, model, method, mode (categories and
-        int16); step, from 0, before the first patch, to n, and patch, the one that the step
-        inserts or deletes, -1 at step 0 (int16); correct (whether the target is predicted);
-        probability and log_odds of the target (float32); exact, False for steps of ``"moxi"``
-        whose patch is only ranked because the budget was spent; evaluations, coalitions evaluated
-        for the order up to this step (int32): 0 at step 0, all of its scoring from step 1 on for
-        methods that score. Steps that versions without this column stored have none, except those
-        that ``"moxi"`` searched.
+        int16); step, 0..n, and patch, the one that the step inserts or deletes, -1 at step 0
+        (int16); correct (whether the target is predicted); probability and log_odds of the target
+        (float32); exact, False for steps of ``"moxi"`` after its budget; evaluations, coalitions
+        evaluated for the order up to this step (int32): all from step 1 on for methods that
+        score, missing where an older version stored none and ``"moxi"`` did not search.
 
     Raises
     ------
-    ValueError, TypeError, IndexError
+    ValueError, TypeError, IndexError, FileNotFoundError
         Before any work, and before anything is written: for arguments out of range, unknown names
-        (near matches are listed), a masking, grid or method that is not defined for the model, or
-        a folder with a study of other settings (the difference is named).
-    FileNotFoundError
-        Before any work, too: for image files that do not exist.
+        (near matches are listed), missing files, a masking, grid or method that is not defined for
+        the model, or a folder with a study of other settings (the difference is named).
     OSError
-        If the folder cannot be written to, or somebody else is writing into it (who is told);
-        always without half-written files.
+        If the folder cannot be written to, or somebody else is writing into it (who is told).
     RuntimeError
-        If a worker process dies.
-
-    Warns
-    -----
-    RuntimeWarning
-        If images have failed.
+        If a worker process dies; as RuntimeWarning, if images have failed.
 
     Notes
     -----
     The folder holds ``settings.json`` (all that determines the results), ``shards/`` (one file a
-    finished image), ``failures/`` (one file a failed image, with its traceback), and in the end
-    ``<model>.parquet``, the table of all images finished in this folder sorted by name, with
-    its provenance as JSON in the schema's metadata, and again in ``<model>.json``. More images
-    can be added by a later call.
+    finished image), ``failures/`` (tracebacks of the last call) and in the end ``<model>.parquet``,
+    the table of all images finished in this folder, with its provenance as JSON in the schema's
+    metadata and in ``<model>.json``. Later calls can add images.
 
     Several processes on one machine need ``spawn``, and few threads each::
 
@@ -176,12 +158,9 @@ def run_study(
             with ProcessPoolExecutor(4, spawn, torch.set_num_threads, (1,)) as pool:
                 run_study(range(1000), "vit_tiny_patch16_224", ["moxi"], ["insertion"], "out", pool)
 
-    Dask's executor, ``dask.distributed.Client(...).get_executor()``, does the same on a cluster:
-    with ``LocalCluster(n_workers=4, threads_per_worker=1)`` on one machine, with
-    ``dask_jobqueue.SLURMCluster(cores=4, processes=4, memory="16GB", walltime="08:00:00")`` and
-    its ``scale(jobs=10)`` under SLURM. Workers must see the images under the same path; only the
-    process that called writes into `out`. For several GPUs start a worker for each, with its
-    ``CUDA_VISIBLE_DEVICES`` (``dask_cuda.LocalCUDACluster`` does).
+    ``dask.distributed.Client(cluster).get_executor()`` does the same on a cluster, such as
+    ``LocalCluster(n_workers=4, threads_per_worker=1)``, ``dask_jobqueue.SLURMCluster`` or, for
+    several GPUs, ``dask_cuda.LocalCUDACluster``. Workers must see the images under the same path.
 
     Examples
     --------
@@ -205,22 +184,17 @@ def run_study(
         only_correct=only_correct,
     )
     described = describe_images(listed, classifier)
-    names = [image.name for image in described]
     folder = StudyFolder(Path(out).expanduser().absolute())
-    folder.check_settings(asdict(settings))
-    if not set(names) <= set(folder.finished()):
+    folder.adopt_settings(asdict(settings), write=False)
+    if not {image.name for image in described} <= set(folder.finished()):
         _rehearse(classifier, settings)
     # only now: a folder that took settings which cannot work would refuse the corrected ones
     with folder.locked():
         folder.adopt_settings(asdict(settings))
-        folder.forget_failures(described)
         finished = set(folder.finished())
+        missing = [image for image in described if image.name not in finished]
         copies = isinstance(executor, ThreadPoolExecutor)
-        jobs = [
-            ImageJob(image, settings, source, copies, device)
-            for image in described
-            if image.name not in finished
-        ]
+        jobs = [ImageJob(image, settings, source, copies, device) for image in missing]
         failed: dict[str, str] = {}
         with tqdm(
             total=len(described),
@@ -236,7 +210,7 @@ def run_study(
                     failed[shard.facts["image"]] = shard.facts["reason"]
                     bar.set_postfix(failed=len(failed))
                 bar.update()
-        result = _collect(folder, settings, names, failed)
+        result = _collect(folder, settings, [image.name for image in described], failed)
     if failed:
         name, reason = next(iter(failed.items()))
         warnings.warn(
@@ -268,22 +242,15 @@ def _model_for(
             "themselves: pass its name, or a function that returns it as a Classifier, not the "
             f"{type(model).__name__} itself."
         )
-    context = getattr(executor, "_mp_context", None)
-    if isinstance(executor, ProcessPoolExecutor) and context is not None:
-        if context.get_start_method() == "fork":
+    if isinstance(executor, ProcessPoolExecutor):
+        context = getattr(executor, "_mp_context", None)
+        if context is not None and context.get_start_method() == "fork":
             raise ValueError(
                 "the executor forks its processes, and torch hangs in forked ones: make it with "
                 'ProcessPoolExecutor(n, multiprocessing.get_context("spawn")).'
             )
-    try:
-        pickle.dumps(model)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise TypeError(
-            f"the function that loads the model cannot be sent to other processes ({error}): "
-            "define it at the top of a module that they can import."
-        ) from None
-    if device is not None and isinstance(executor, ProcessPoolExecutor):  # on this machine
-        check_device(device)
+        if device is not None:
+            check_device(device)  # of this machine
     # Only to look at: the device is left to those that work.
     return model, load_source(model, "cpu" if isinstance(model, str) else None)
 
@@ -292,23 +259,14 @@ def _rehearse(model: Classifier, settings: Settings) -> None:
     """Raise what masking, grid, or a method that looks into the model has against the model."""
     noise = torch.rand(3, *model.input_size, generator=torch.Generator().manual_seed(0))
     game = build_game(model, noise, None, settings)
-    refused: list[str] = []
-    reasons = []
-    for look in ("gradcam", "rollout"):
-        asked = [method for method in settings.methods if method.startswith(look)]
-        try:
-            if asked:
-                attribute(game, look)
-        except ValueError as error:
-            # What follows the first sentence names options that a study cannot take.
-            reasons.append(str(error).partition(". ")[0].rstrip("."))
-            refused += asked
-    if refused:
-        left = [method for method in settings.methods if method not in refused]
-        raise ValueError(
-            f"{'; '.join(reasons)}. Leave {', '.join(map(repr, refused))} out of methods= "
-            f"(--methods), {'which leaves ' + ','.join(left) if left else 'and choose others'}."
-        )
+    for method in settings.methods:
+        if method in WHOLE_IMAGE_METHODS:
+            try:
+                attribute(game, method)
+            except ValueError as error:
+                # What follows the first sentence names options that a study cannot take.
+                reason = str(error).partition(". ")[0].rstrip(".")
+                raise ValueError(f"{reason}: leave {method!r} out of the methods.") from None
 
 
 def _shards(jobs: list[ImageJob], executor: Executor | None) -> Iterator[Shard]:
@@ -318,7 +276,7 @@ def _shards(jobs: list[ImageJob], executor: Executor | None) -> Iterator[Shard]:
         return
     futures: set[Future[Shard]] = set()
     try:
-        futures |= {executor.submit(study_image, job) for job in jobs}
+        futures = {executor.submit(study_image, job) for job in jobs}
         for future in as_completed(futures):
             futures.discard(future)  # and with it the result
             yield future.result()
@@ -338,17 +296,17 @@ def _collect(
 ) -> StudyResult:
     """Write the table of all finished images; returns those asked for."""
     shards = {name: folder.read_shard(name) for name in folder.finished()}
-    facts = [shard.facts for shard in shards.values()]
-    provenance = provenance_of(asdict(settings), facts, folder.failures())
+    facts = {name: shard.facts for name, shard in shards.items()}
+    provenance = provenance_of(asdict(settings), list(facts.values()), sorted(failed))
     whole = concatenate([shard.table for shard in shards.values()])
-    asked = [shards[name] for name in wanted if name in shards]
+    asked = [name for name in wanted if name in shards]
     return StudyResult(
-        table=concatenate([shard.table for shard in asked]).to_pandas(),
+        table=concatenate([shards[name].table for name in asked]).to_pandas(),
         path=folder.write_table(settings.model, whole, provenance),
         skipped={
-            shard.facts["image"]: shard.facts["predicted"]
-            for shard in asked
-            if shard.facts["status"] == "misclassified"
+            name: facts[name]["predicted"]
+            for name in asked
+            if facts[name]["status"] == "misclassified"
         },
         failed=failed,
         provenance=provenance,

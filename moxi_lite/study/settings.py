@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,15 +42,9 @@ class Settings:
     only_correct: bool
 
     def curve_names(self, method: str) -> tuple[str, ...]:
-        """Names in the table of the curves that a method draws in a mode: most draw one."""
-        return tuple(samples_by_curve(method, self.n_samples.get(method)))
-
-
-def samples_by_curve(method: str, n_samples: int | tuple[int, ...] | None) -> dict[str, int | None]:
-    """Name the curves that a method draws: one, or one for each of several numbers of samples."""
-    if isinstance(n_samples, tuple):
-        return {f"{method}-{n}": n for n in n_samples}
-    return {method: n_samples}
+        """Names of the curves that a method draws: one, or one for each number of samples."""
+        draws = self.n_samples.get(method)
+        return tuple(f"{method}-{n}" for n in draws) if isinstance(draws, tuple) else (method,)
 
 
 def checked_names(
@@ -78,11 +72,12 @@ def make_settings(
 ) -> Settings:
     """Check the arguments of `run_study` that depend on the model; errors as it says."""
     rows, columns = checked_grid(model.grid if grid is None else grid)
-    n = rows * columns
-    if n > _MOST_PATCHES:
-        raise ValueError(
-            f"grid {(rows, columns)} has {n} patches, expected {_MOST_PATCHES} at most."
-        )
+    n = whole_number(
+        f"the number of patches of grid {(rows, columns)}", rows * columns, 1, _MOST_PATCHES
+    )
+    precision = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    if precision not in _DTYPES:
+        raise unknown_name("dtype", precision, _DTYPES)
     return Settings(
         model=model.name,
         weights_sha256=model.weights_sha256,
@@ -94,8 +89,8 @@ def make_settings(
         budget=_budgets(budget, modes, n),
         masking=str(resolve_masking(model, masking, (rows, columns))),
         grid=(rows, columns),
-        dtype=_dtype_name(dtype),
-        n_samples=_samples(n_samples, methods),
+        dtype=precision,
+        n_samples={} if n_samples is None else _samples(n_samples, methods),
         random_state=whole_number("random_state", random_state, 0),
         only_correct=bool(only_correct),
     )
@@ -105,10 +100,8 @@ def load_source(source: ModelSource, device: str | None) -> Classifier:
     """Load a model by its name or its function; raises TypeError for anything else."""
     if isinstance(source, str):
         return load_model(source, device=device)
-    # A module is callable, too, but not to be called here.
-    if isinstance(source, torch.nn.Module | Classifier) or not callable(source):
-        model = source
-    else:
+    model = source
+    if callable(source) and not isinstance(source, torch.nn.Module | Classifier):
         model = source()
     if not isinstance(model, Classifier):
         raise TypeError(
@@ -120,11 +113,10 @@ def load_source(source: ModelSource, device: str | None) -> Classifier:
 
 def _names(kind: str, given: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names in the order in which they are known, which settings do not depend on."""
-    if isinstance(given, str):
-        raise TypeError(f"{kind}s must be a sequence of names: write [{given!r}].")
-    if not isinstance(given, Iterable):
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        example = given if isinstance(given, str) else allowed[0]
         raise TypeError(
-            f"{kind}s must be a sequence of names, such as [{allowed[0]!r}], not {given!r}."
+            f"{kind}s must be a sequence of names, such as [{example!r}], not {given!r}."
         )
     wanted = list(given)
     for name in wanted:
@@ -140,42 +132,33 @@ def _names(kind: str, given: Iterable[str], allowed: tuple[str, ...]) -> tuple[s
 def _budgets(
     budget: int | Mapping[str, int | None] | None, modes: tuple[str, ...], n: int
 ) -> dict[str, int | None]:
-    if not isinstance(budget, Mapping):
-        budget = dict.fromkeys(modes, budget)
-    for mode in budget:
+    given = budget if isinstance(budget, Mapping) else dict.fromkeys(modes, budget)
+    for mode, k in given.items():
         if mode not in modes:
             raise unknown_name("mode of budget", mode, modes)
-    steps = {mode: budget.get(mode) for mode in modes}
-    return {
-        mode: None if k is None else whole_number(f"the budget for {mode}", k, 1, n)
-        for mode, k in steps.items()
-    }
+        if k is not None:
+            whole_number(f"the budget for {mode}", k, 1, n)
+    return {mode: None if (k := given.get(mode)) is None else index_of(k) for mode in modes}
 
 
-def _samples(n_samples: Samples | None, methods: Sequence[str]) -> dict[str, int | tuple[int, ...]]:
-    if n_samples is None:
-        return {}
+def _samples(n_samples: Samples, methods: tuple[str, ...]) -> dict[str, int | tuple[int, ...]]:
     drawing = [method for method in SAMPLING_METHODS if method in methods]
     if not isinstance(n_samples, Mapping):
-        shapley = [method for method in SHAPLEY_SAMPLERS if method in methods]
+        shapley = [method for method in drawing if method in SHAPLEY_SAMPLERS]
         if not shapley:
             raise ValueError(
                 f"n_samples={n_samples} is for {' and '.join(SHAPLEY_SAMPLERS)}, which are not "
                 'among the methods: leave it out, or name the method, as in {"rise": 1000}.'
             )
-        draws = _draws(f"n_samples of {shapley[0]}", shapley[0], n_samples)
-        n_samples = dict.fromkeys(shapley, draws)
+        n_samples = dict.fromkeys(shapley, _draws(shapley[0], n_samples))  # a generator gives once
     for method in n_samples:
         if method not in drawing:
             raise unknown_name("method of n_samples among those that draw", method, drawing)
-    return {
-        method: _draws(f"n_samples of {method}", method, n_samples[method])
-        for method in drawing
-        if method in n_samples
-    }
+    return {method: _draws(method, n_samples[method]) for method in drawing if method in n_samples}
 
 
-def _draws(name: str, method: str, given: int | Iterable[int]) -> int | tuple[int, ...]:
+def _draws(method: str, given: int | Iterable[int]) -> int | tuple[int, ...]:
+    name = f"n_samples of {method}"
     if method == "rise":
         number = whole_number(name, given, 2)
         if number % 2:
@@ -187,10 +170,3 @@ def _draws(name: str, method: str, given: int | Iterable[int]) -> int | tuple[in
         if isinstance(given, Iterable):
             return tuple(rising_numbers(name, given))
     return whole_number(name, given, 1)
-
-
-def _dtype_name(dtype: torch.dtype | str | None) -> str:
-    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise unknown_name("dtype", name, _DTYPES)
-    return name

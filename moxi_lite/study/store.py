@@ -12,8 +12,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,16 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from moxi_lite.files import write_atomically
-from moxi_lite.study.images import StudyImage
 from moxi_lite.study.provenance import now, write_json
 
+_NAMES = pa.dictionary(pa.int8(), pa.string())
 SCHEMA = pa.schema(
     [
         ("image", pa.dictionary(pa.int32(), pa.string())),
         ("target", pa.int16()),
-        ("model", pa.dictionary(pa.int8(), pa.string())),
-        ("method", pa.dictionary(pa.int8(), pa.string())),
-        ("mode", pa.dictionary(pa.int8(), pa.string())),
+        ("model", _NAMES),
+        ("method", _NAMES),
+        ("mode", _NAMES),
         ("step", pa.int16()),
         ("patch", pa.int16()),
         ("correct", pa.bool_()),
@@ -52,15 +52,10 @@ class StudyFolderError(OSError):
 
 @dataclass(frozen=True)
 class Shard:
-    """What became of one image.
+    """What became of one image: rows with `SCHEMA`, none if it was skipped or failed, and facts.
 
-    Attributes
-    ----------
-    table : pyarrow.Table
-        With `SCHEMA`; empty if the image was skipped or failed.
-    facts : dict
-        Image, origin, label, status ("studied", "misclassified" or "failed"), and either SHA-256,
-        predicted class, seconds, environment, ... or reason and traceback.
+    The facts are image, origin, label, status ("studied", "misclassified" or "failed"), and either
+    SHA-256, predicted class, seconds, environment, ... or reason and traceback.
     """
 
     table: pa.Table
@@ -75,7 +70,7 @@ class StudyFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep all others out while the block runs; tells who holds it."""
+        """Keep all others out, who are told of it; makes the folder, clears earlier failures."""
         holder = self.root / "holder.json"
         lock = FileLock(self.root / "study.lock")
         with _explained(self.root):
@@ -84,49 +79,45 @@ class StudyFolder:
             try:
                 lock.acquire(blocking=False)
             except Timeout:
-                who = _read_json(holder) or dict.fromkeys(("pid", "host", "since"), "unknown")
+                who = dict.fromkeys(("pid", "host", "since"), "unknown")
+                with suppress(OSError):  # it may be about to begin, or to end
+                    who = json.loads(holder.read_text(encoding="utf-8"))
                 raise StudyFolderError(
                     f"{self.root} is in use: process {who['pid']} on {who['host']} has been "
                     f"writing into it since {who['since']}. Wait for it or end it; to share the "
                     "work among machines, pass an executor such as Dask's."
                 ) from None
             write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
+            for record in self.root.glob("failures/*.json"):
+                record.unlink()
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
 
-    def adopt_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings of a new study; errors and the rest as for `check_settings`."""
-        self.check_settings(settings)
-        path = self.root / "settings.json"
-        if not path.exists():
-            with _explained(self.root):
-                write_json(path, dict(settings))
-
-    def check_settings(self, settings: Mapping[str, Any]) -> None:
+    def adopt_settings(self, settings: Mapping[str, Any], *, write: bool = True) -> None:
         """Raise ValueError if the folder belongs to a study with other settings, which are named.
 
-        What older versions stored besides, such as their number, does not count.
+        Those of a new study are stored, if `write`. What is stored besides does not count.
         """
-        wanted = json.loads(json.dumps(dict(settings)))
+        wanted = json.loads(json.dumps(settings))
         path = self.root / "settings.json"
         with _explained(self.root):
             try:
                 content = path.read_bytes()
             except FileNotFoundError:
+                if write:
+                    write_json(path, wanted)
                 return
         try:
-            stored = json.loads(content)
-            if not isinstance(stored, dict):
-                raise ValueError(f"expected an object, found a {type(stored).__name__}")
-        except ValueError as error:
+            stored = dict(json.loads(content))
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): choose another folder.") from None
         differing = [
-            f"{key} is {json.dumps(stored.get(key))} there and {json.dumps(wanted[key])} now"
-            for key in sorted(wanted)
-            if stored.get(key) != wanted[key]
+            f"{key} is {json.dumps(stored.get(key))} there and {json.dumps(value)} now"
+            for key, value in sorted(wanted.items())
+            if stored.get(key) != value
         ]
         if differing:
             raise ValueError(
@@ -139,7 +130,7 @@ class StudyFolder:
         return sorted(path.stem for path in self.root.glob("shards/*.parquet"))
 
     def failures(self) -> list[str]:
-        """Names of all images whose last attempt failed, sorted."""
+        """Names of the images that failed in the last call, sorted."""
         return sorted(path.stem for path in self.root.glob("failures/*.json"))
 
     def write_shard(self, shard: Shard) -> None:
@@ -165,19 +156,6 @@ class StudyFolder:
             raise ValueError(
                 f"{path} is damaged ({found}): delete it and run the study again."
             ) from error
-
-    def forget_failures(self, images: Iterable[StudyImage]) -> None:
-        """Delete the records of images that are about to be tried again.
-
-        A file that was mended has another name in the study, but the same path.
-        """
-        names = {image.name for image in images}
-        paths = {image.origin for image in images if isinstance(image.source, str)}
-        with _explained(self.root):
-            for path in self.root.glob("failures/*.json"):
-                record = _read_json(path)
-                if not record or path.stem in names or record.get("origin") in paths:
-                    path.unlink()
 
     def write_table(self, model: str, table: pa.Table, provenance: dict[str, Any]) -> Path:
         """Write ``<model>.parquet`` and, with the list of images on top, ``<model>.json``."""
@@ -220,15 +198,6 @@ def concatenate(tables: list[pa.Table]) -> pa.Table:
     """Join tables with `SCHEMA`, which each have their own dictionaries."""
     joined = pa.concat_tables([SCHEMA.empty_table(), *tables])
     return joined.replace_schema_metadata(None).unify_dictionaries().combine_chunks()
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Read a record that others write; None if it is not there or damaged."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 @contextmanager

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
-import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata, resources
@@ -24,11 +24,12 @@ from PIL import Image, ImageOps
 
 from moxi_lite.curves import Curve
 from moxi_lite.data import imagenet_sample, sample_photo
-from moxi_lite.errors import unknown_name
-from moxi_lite.explanation import VERBS, Explanation
+from moxi_lite.errors import unknown_name, whole_number
+from moxi_lite.explanation import Explanation
 from moxi_lite.models import Classifier, imagenet_class_names
+from moxi_lite.patches import checked_grid
+from moxi_lite.search import check_mode
 from moxi_lite.study.store import with_evaluations
-from moxi_lite.study.tables import study_curves, study_explanation
 
 FOLDER_VARIABLE = "MOXI_LITE_RESULTS_DIR"
 _HERE = Path(__file__).resolve().parents[2] / "results"
@@ -52,6 +53,133 @@ _LABELS: Mapping[str, str] = MappingProxyType(
     }
 )
 _PAPER_SAMPLER = ("shapley-paper", "shapley-paper-50", "shapley-paper-10")  # more draws first
+_ANOTHER = -1  # class: the table says whether the target was predicted, and no other
+
+
+def study_curves(table: pd.DataFrame, method: str, mode: str) -> dict[str, Curve]:
+    """Turn the table of a study back into curves, for `average_curves` and `average_differences`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `run_study`, or read from its Parquet file.
+    method, mode : str
+        Which rows.
+
+    Returns
+    -------
+    dict of str to Curve
+        By the image's name, in the order of the table.
+
+    Raises
+    ------
+    ValueError
+        If the table has no such method or mode, or an image's rows are not all steps of one study.
+    """
+    return {
+        str(image): Curve(
+            fraction=steps["step"].to_numpy(np.float64) / steps["step"].max(),
+            correct=steps["correct"].to_numpy(),
+            probability=steps["probability"].to_numpy(np.float64),
+            log_odds=steps["log_odds"].to_numpy(np.float64),
+            mode=mode,
+            target=int(steps["target"].iloc[0]),
+        )
+        for image, steps in _whole_runs(_rows(table, method, mode))
+    }
+
+
+def study_explanation(
+    table: pd.DataFrame,
+    image: str,
+    method: str,
+    mode: str,
+    *,
+    steps: int | None = None,
+    photo: np.ndarray | None = None,
+    grid: int | tuple[int, int] | None = None,
+    class_name: str | None = None,
+) -> Explanation:
+    """Turn one image's rows in the table of a study into an `Explanation`, to draw or to reveal.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `run_study`, or read from its Parquet file.
+    image, method, mode : str
+        Which rows.
+    steps : int, optional
+        Only the first steps, at least 0; all by default.
+    photo : ndarray of uint8, shape (H, W, 3), optional
+        The image as the model sees it, which the table does not hold.
+    grid : int or tuple of int, optional
+        Rows and columns of patches, by default as many.
+    class_name : str, optional
+        Name of the target.
+
+    Returns
+    -------
+    Explanation
+        With log-odds as values. A predicted class that is not the target is unknown, number -1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the table has no such image, method or mode, its rows are not all steps of one study, or
+        `steps` or `grid` does not fit it.
+    """
+    of_method = _rows(table, method, mode)
+    rows = of_method[of_method["image"] == image]
+    if not len(rows):
+        raise unknown_name("image", image, of_method["image"].unique())
+    ((_, rows),) = _whole_runs(rows)
+    n = len(rows) - 1
+    grid = checked_grid(math.isqrt(n) if grid is None else grid)
+    if math.prod(grid) != n:
+        raise ValueError(f"grid {grid} does not have the {n} patches of the table: pass grid=.")
+    k = n if steps is None else whole_number("steps", steps, 0, n)
+    target, other_end = int(rows["target"].iloc[0]), float(rows["log_odds"].iloc[-1])
+    first = rows.iloc[: k + 1]
+    spent = first["evaluations"].iloc[1:]
+    return Explanation.from_steps(
+        mode,
+        first["patch"].iloc[1:],
+        first["log_odds"].to_numpy(),
+        other_end,
+        n_players=n,
+        stop_reason="budget" if k < n else "all",
+        predictions=np.where(first["correct"], target, _ANOTHER),
+        step_evaluations=None if spent.isna().any() else spent,
+        target=target,
+        grid=grid,
+        labels={_ANOTHER: "another class"} | ({target: class_name} if class_name else {}),
+        image=photo,
+        model=str(rows["model"].iloc[0]),
+        reward="log_odds",
+    )
+
+
+def _rows(table: pd.DataFrame, method: str, mode: str) -> pd.DataFrame:
+    for kind, name in (("method", method), ("mode", mode)):
+        known = table[kind].unique()
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    return table[(table["method"] == method) & (table["mode"] == mode)]
+
+
+def _whole_runs(rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
+    """Split the rows by image, in order, if each has every step and patch of a run once."""
+    rows = rows.sort_values("step", kind="stable")
+    by_image = rows.groupby("image", observed=True, sort=False)
+    place = by_image["patch"].rank("first") - 2  # -1, 0, 1, ... if no patch is missing or repeated
+    whole = (rows["step"] == by_image.cumcount()) & (rows["patch"] == place)
+    if not whole.all():
+        raise ValueError(
+            f"image {rows['image'][~whole].iloc[0]}: the rows are not the steps 0 to n of one run, "
+            "each once. Pass the whole table of one study, neither rows of several studies nor "
+            "some of the steps."
+        )
+    return by_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +191,12 @@ class StoredStudy:
     model : str
         Name of the model as for `load_model`.
     table : pandas.DataFrame
-        One row for each image, method, mode and step, with the columns of `run_study`. Not every
-        method has all images. Evaluations are NaN where the study did not note them.
+        As from `run_study`; not every method has all images.
     provenance : dict
         How each part of it came about: settings, seconds, hardware, images.
     labels : dict of str to str
-        Method in the table -> its name in figures, in the order of display. ``"shapley-paper"``
-        drew 200 iterations of the paper's sampler, as in the paper, ``"shapley-paper-50"`` and
-        ``"shapley-paper-10"`` drew 50 and 10, ``"shapley-10"`` 10 permutations with their reverses.
+        Method in the table -> its name in figures, in the order of display. A number is that of
+        iterations of the paper's sampler, or of permutations, each with its reverse.
     shapley : str or None
         Label of the estimate by the paper's sampler with the most images (of equals the one with
         the most draws), for which ``"Shapley"`` stands.
@@ -94,22 +220,10 @@ class StoredStudy:
         return self.labels[max(stored, key=counts.__getitem__)] if stored else None
 
     def curves(self, mode: str) -> dict[str, dict[str, Curve]]:
-        """Collect the curves of all methods.
+        """Collect the curves of all methods: label -> image -> curve, in the order of `labels`.
 
-        Parameters
-        ----------
-        mode : {"insertion", "deletion"}
-
-        Returns
-        -------
-        dict of str to dict of str to Curve
-            Label -> image -> curve, in the order of `labels`; under ``"Shapley"`` once more those
-            of the estimate that `shapley` names.
-
-        Raises
-        ------
-        ValueError
-            If the study has no such mode.
+        Under ``"Shapley"`` stand once more those of the estimate that `shapley` names. Raises
+        ValueError if the study has no such mode.
         """
         curves = {
             label: study_curves(self.table, method, mode) for method, label in self.labels.items()
@@ -117,79 +231,41 @@ class StoredStudy:
         return curves | ({"Shapley": curves[self.shapley]} if self.shapley else {})
 
     def searched_share(self, mode: str) -> float:
-        """Return the smallest share of patches that MoXI chose step by step; the rest is ranked.
-
-        Parameters
-        ----------
-        mode : {"insertion", "deletion"}
-
-        Returns
-        -------
-        float
-            Of all images, 0..1.
-        """
-        rows = self.table[(self.table["method"] == "moxi") & (self.table["mode"] == mode)]
+        """Share of the patches, 0..1, that MoXI chose step by step in all images; see ``exact``."""
+        rows = _rows(self.table, "moxi", mode)
         searched = rows[rows["exact"]].groupby("image", observed=True)["step"].max()
         return float(searched.min() / rows["step"].max())
 
     def explanation(
         self, image: str, method: str, mode: str, steps: int | None = None
     ) -> Explanation:
-        """Turn the rows of one image into an `Explanation`, to draw or to reveal.
+        """Turn the rows of one image into an `Explanation`, with its photograph if at hand.
 
-        Parameters
-        ----------
-        image : str
-            Name in the table, such as ``"imagenet-0281"``.
-        method : str
-            Method in the table, or its label; ``"Shapley"`` for the estimate `shapley`.
-        mode : {"insertion", "deletion"}
-        steps : int, optional
-            Only the first steps, at least 0; all by default.
-
-        Returns
-        -------
-        Explanation
-            As from `study_explanation`; with the photograph if the sample image is at hand.
-
-        Raises
-        ------
-        ValueError
-            If the study has no such image, method or mode, or `steps` does not fit.
+        Arguments and errors are those of `study_explanation`; the method may also be given by its
+        label, or ``"Shapley"`` for the estimate that `shapley` names.
         """
-        wanted = self.shapley if method == "Shapley" else method
         by_label = {label: name for name, label in self.labels.items()}
         settings = next(iter(self.provenance["phases"].values()))["settings"]
-        sample = re.match(r"imagenet-(\d{4})", image)
         rows = self.table[self.table["image"] == image]
+        known = len(rows) > 0
         return study_explanation(
-            rows if len(rows) else self.table,  # the whole table knows the names to suggest
+            rows if known else self.table,  # the whole table knows the names to suggest
             image,
-            by_label.get(str(wanted), method),
+            by_label.get(str(self.shapley if method == "Shapley" else method), method),
             mode,
             steps=steps,
             grid=tuple(settings["grid"]),
-            photo=self._photo(int(sample[1])) if sample and len(rows) else None,
-            class_name=imagenet_class_names()[int(rows["target"].iloc[0])] if len(rows) else None,
+            photo=self._photo(image) if known and image.startswith("imagenet-") else None,
+            class_name=imagenet_class_names()[int(rows["target"].iloc[0])] if known else None,
         )
 
     def photograph(self, image: str) -> tuple[Image.Image, int | None]:
-        """Open the photograph of an image, or say with None that another one takes its place.
+        """Open the photograph of an image of the study, and give its label.
 
-        Parameters
-        ----------
-        image : str
-            Name in the table, such as ``"imagenet-0281"``.
-
-        Returns
-        -------
-        photo : PIL.Image.Image
-            Where the sample image is unavailable, `moxi_lite.sample_photo` ``"chelsea"``.
-        target : int or None
-            Its label; None for the stand-in.
+        Where it is unavailable, `moxi_lite.sample_photo` ``"chelsea"`` takes its place, with None.
         """
         try:
-            sample = imagenet_sample(int(image.removeprefix("imagenet-")))
+            sample = imagenet_sample(int(image.removeprefix("imagenet-")[:4]))
         except OSError:
             return sample_photo("chelsea"), None
         return sample.image, sample.index
@@ -209,21 +285,13 @@ class StoredStudy:
         Returns
         -------
         pandas.DataFrame
-            One row a step, with the columns patch and value; stored patch and stored value only
-            where the study used these weights and `ex` explains its class.
-
-        Raises
-        ------
-        ValueError
-            If log-odds differ by 0.02 or more before, or where, the patches first differ. (Another
-            processor may decide a near tie the other way; the values still agree there.)
+            One row a step: patch and value; stored patch and stored value only where the study
+            used these weights and `ex` explains its class. ValueError is raised if log-odds differ
+            by 0.02 or more up to where the patches first differ (a near tie may go either way).
         """
         steps = ex.table()[["patch", "value"]]
-        stored = self.table[
-            (self.table["image"] == image)
-            & (self.table["method"] == "moxi")
-            & (self.table["mode"] == ex.mode)
-        ].set_index("step")
+        rows = _rows(self.table, "moxi", ex.mode)
+        stored = rows[rows["image"] == image].set_index("step")
         phases = self.provenance["phases"].values()
         weights = {phase["settings"]["weights_sha256"] for phase in phases}
         if model.weights_sha256 not in weights or stored["target"].iloc[0] != ex.target:
@@ -237,14 +305,12 @@ class StoredStudy:
             raise ValueError(f"{image}: the stored log-odds are missed by {gap:.3f}.")
         return steps
 
-    def _photo(self, index: int) -> np.ndarray | None:
-        """Crop a sample image as the model sees it; None where it is unavailable."""
-        try:
-            photo = imagenet_sample(index).image
-        except OSError:
-            return None
+    def _photo(self, image: str) -> np.ndarray | None:
+        """Crop a photograph as the model sees it; None where it is unavailable."""
+        photo, target = self.photograph(image)
         config = timm.get_pretrained_cfg(self.model)
-        assert config is not None
+        if target is None or config is None:
+            return None
         rows, columns = config.input_size[1:]
         middle = ImageOps.fit(photo, (columns, rows), bleed=(1 - config.crop_pct) / 2)
         return np.asarray(middle)
@@ -252,37 +318,22 @@ class StoredStudy:
     def origin(self, mode: str | None = None) -> str:
         """Say in words where the study comes from, for the foot of a figure.
 
-        Parameters
-        ----------
-        mode : {"insertion", "deletion"}, optional
-            Only the parts with this mode; by default all.
-
-        Returns
-        -------
-        str
-            Three lines for each part of the study, then the command and what is to be known.
-
-        Raises
-        ------
-        ValueError
-            If the mode is unknown.
+        Three lines for each part of the study, by default of both modes, then the command and what
+        is to be known. Raises ValueError if the mode is unknown.
         """
-        if mode is not None and mode not in VERBS:
-            raise unknown_name("mode", mode, VERBS)
-        lines = []
-        for name, part in self.provenance["phases"].items():
-            if mode is None or mode in part["settings"]["modes"]:
-                lines += _lines_of(name, part)
-        lines += [f"made by: {self.provenance['command']}", *self.provenance.get("notes", ())]
-        if any("-dirty" in line for line in lines):
-            lines.append(
-                "Commits marked -dirty had changes in the working tree, not yet committed."
-            )
-        return "\n".join(lines)
+        if mode is not None:
+            check_mode(mode)
+        parts = self.provenance["phases"].items()
+        wanted = [pair for pair in parts if mode is None or mode in pair[1]["settings"]["modes"]]
+        text = "\n".join(_part_in_words(*pair) for pair in wanted)
+        notes = [f"made by: {self.provenance['command']}", *self.provenance.get("notes", ())]
+        if "-dirty" in text:
+            notes.append("Commits marked -dirty had changes in the working tree.")
+        return "\n".join([text, *notes])
 
 
 def stored_study(name: str = "vit_tiny_patch16_224") -> StoredStudy:
-    """Read the stored ImageNet study of a model (Sec. 5).
+    """Read the stored ImageNet study of a model (Sec. 5), found or fetched by `stored_result`.
 
     Parameters
     ----------
@@ -292,11 +343,6 @@ def stored_study(name: str = "vit_tiny_patch16_224") -> StoredStudy:
     Returns
     -------
     StoredStudy
-
-    Raises
-    ------
-    FileNotFoundError
-        If no study of that model is stored; see `stored_result`.
 
     Examples
     --------
@@ -312,11 +358,10 @@ def stored_study(name: str = "vit_tiny_patch16_224") -> StoredStudy:
 def stored_result(name: str) -> Path:
     """Find a file of the repository's folder ``results/``, or fetch it.
 
-    Where ``$MOXI_LITE_RESULTS_DIR`` names a folder, only that is looked into.  Otherwise
+    Where ``$MOXI_LITE_RESULTS_DIR`` names a folder, only that is looked into; otherwise
     ``results/`` beside the package (a checkout of the repository), in the current folder and in
-    the one above it, as far as they hold a folder ``imagenet``.  Only if there is none of these is
-    the file downloaded from the project's repository, and compared by its SHA-256 with the one
-    that belongs to this version of the package; so is the copy in the cache.
+    the one above it. If there is none of these the file is downloaded from the project's
+    repository, or taken from the cache, if it is that of this version of the package (SHA-256).
 
     Parameters
     ----------
@@ -329,11 +374,9 @@ def stored_result(name: str) -> Path:
 
     Raises
     ------
-    ValueError
-        If the name leaves the folder.
-    FileNotFoundError
-        If the file is not in those folders (near matches are listed) or cannot be downloaded, or
-        ``$MOXI_LITE_RESULTS_DIR`` is not a folder.
+    ValueError, FileNotFoundError
+        If the name leaves the folder; if there is no such file (near matches are listed) or it
+        cannot be downloaded, or ``$MOXI_LITE_RESULTS_DIR`` is not a folder.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{name!r} is not a path below results/: write imagenet/FILE.parquet.")
@@ -364,28 +407,25 @@ def stored_result(name: str) -> Path:
         ) from error
 
 
-def _lines_of(name: str, part: Mapping[str, Any]) -> list[str]:
+def _part_in_words(name: str, part: Mapping[str, Any]) -> str:
     """Describe one part of a study in three lines."""
     settings, machines = part["settings"], part["environments"]
-    draws = "".join(
-        f", {method} {' and '.join(map(str, n)) if isinstance(n, list) else n}"
-        for method, n in settings["n_samples"].items()
-    )
+    draws = "".join(f", {method} {n}" for method, n in settings["n_samples"].items())
     rows, columns = settings["grid"]
     commits: Counter[str] = Counter()
     for made in machines:
         commit, dirty, _ = (made["commit"] or "unknown").partition("-dirty")
         commits[commit[:10] + dirty] += made["images"]
-    return [
+    return (
         f"{name}: {part['n_studied']} images, {' and '.join(settings['modes'])}, "
         f"{rows} x {columns} patches, masking {settings['masking']!r}, {settings['dtype']}, "
-        f"seed {settings['random_state']}{draws}",
+        f"seed {settings['random_state']}{draws}\n"
         f"    {part['seconds'] / max(part['n_studied'], 1):.0f} s an image on "
         f"{machines[0]['processor']} ({machines[0]['device']}), until {part['finished'][:10]}; "
         f"weights SHA-256 {settings['weights_sha256'][:12]}, "
-        f"list of images {part['image_list_sha256'][:12]}",
-        f"    commit {', '.join(f'{commit} ({n} images)' for commit, n in commits.items())}",
-    ]
+        f"list of images {part['image_list_sha256'][:12]}\n"
+        f"    commit {', '.join(f'{commit} ({n} images)' for commit, n in commits.items())}"
+    )
 
 
 def _folders() -> list[Path]:

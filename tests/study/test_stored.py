@@ -165,13 +165,13 @@ def test_provenance_in_words() -> None:
     text = study.origin("insertion")
     assert text.splitlines() == [
         "up: 4 images, insertion, 14 x 14 patches, masking 'drop', mixed, seed 0, rise 1000, "
-        "shapley-paper 50 and 200",
+        "shapley-paper [50, 200]",
         "    12 s an image on Zuse Z3 (cpu), until 2026-11-23; weights SHA-256 3f1f07da5e13, list "
         "of images 0123456789ab",
         "    commit aaaaaaaaaa (4 images), bbbbbbbbbb-dirty (2 images)",
         "made by: make study",
         "Be careful.",
-        "Commits marked -dirty had changes in the working tree, not yet committed.",
+        "Commits marked -dirty had changes in the working tree.",
     ]
     assert "commit unknown" in study.origin()
     with pytest.raises(ValueError, match=r"unknown mode 'del'\. .*'deletion'"):

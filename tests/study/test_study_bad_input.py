@@ -18,7 +18,7 @@ MODES = ["insertion", "deletion"]
     [
         ({"methods": ["mxoi"]}, ValueError, "unknown method 'mxoi'. Did you mean 'moxi"),
         ({"methods": ["grad-cam"]}, ValueError, "Did you mean 'gradcam"),
-        ({"methods": "moxi"}, TypeError, r"write \['moxi'\]"),
+        ({"methods": "moxi"}, TypeError, r"such as \['moxi'\], not 'moxi'"),
         ({"methods": []}, ValueError, "methods is empty"),
         ({"methods": None}, TypeError, r"methods must be a sequence .* \['moxi'\], not None"),
         ({"modes": 3}, TypeError, r"modes must be a sequence of names.* not 3"),
@@ -86,7 +86,7 @@ def test_unknown_names_are_refused_before_the_model_is_loaded(
         ({"images": [281]}, ValueError, "has 5 classes instead of 1000: pass pairs"),
         ({"images": [("a.png", 7)]}, IndexError, "class index 7 is out of range"),
         ({"images": [("a.png", "clas 3")]}, ValueError, "unknown class 'clas 3'. Did you mean"),
-        ({"images": [("a.png", 1.5)]}, TypeError, "label of an image must be a class .* not 1.5"),
+        ({"images": [("a.png", 1.5)]}, TypeError, "a class is its name or its index, not 1.5"),
         ({"images": [(1234, 2)]}, IndexError, "ImageNet class 1234 is out of range"),
         ({"images": ["a.png", "b.png", "a.png"]}, ValueError, "images 0 and 2 are the same"),
         ({"images": ["."]}, IsADirectoryError, "is a folder, expected an image file"),
@@ -140,11 +140,9 @@ def test_methods_that_the_model_does_not_allow_are_refused_before_work(
         ({"grid": (33, 1)}, "does not fit"),
         (
             {"methods": ["random", "rollout"]},
-            r"^rollout is not defined for Sequential: .* Leave 'rollout' out of methods= "
-            r"\(--methods\), which leaves random\.$",
+            r"^rollout is not defined for Sequential: .*: leave 'rollout' out of the methods\.$",
         ),
-        ({"methods": ["rollout"]}, "out of methods= .*, and choose others"),
-        ({"methods": STUDY_METHODS}, "Leave 'rollout' out .* leaves moxi,gradcam,.*,random"),
+        ({"methods": STUDY_METHODS}, "leave 'rollout' out of the methods"),
     ],
 )
 def test_a_folder_is_not_bound_to_settings_that_were_refused(
@@ -163,9 +161,8 @@ def test_gradcam_without_a_layer_is_left_out_of_a_study(photos, tmp_path):
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
     model = load_model(flat, input_size=32, device="cpu")
     methods = ["gradcam", "gradcam++-aug", "rollout", "random"]
-    with pytest.raises(ValueError, match=r"no layer for Grad-CAM .*; rollout is not") as error:
+    with pytest.raises(ValueError, match=r"no layer for Grad-CAM .* leave 'gradcam' out") as error:
         run_study(photos, model, methods, MODES, tmp_path / "out", masking="mean")
-    assert "'gradcam', 'gradcam++-aug', 'rollout' out" in str(error.value)
     assert "target_layer" not in str(error.value)
 
 

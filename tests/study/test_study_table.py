@@ -16,7 +16,8 @@ from moxi_lite.curves import average_curves, deletion_curve, insertion_curve
 from moxi_lite.data import load_image
 from moxi_lite.patches import PatchGame
 from moxi_lite.search import explain, order_of
-from moxi_lite.study import greedy_order, run_study, study_curves, study_explanation
+from moxi_lite.study import run_study, study_curves, study_explanation
+from moxi_lite.study.worker import greedy_order
 
 MODES = ["insertion", "deletion"]
 N = 16  # patches of tiny_vit
