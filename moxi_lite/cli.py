@@ -141,9 +141,15 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         metavar="IMAGE",
         nargs="+",
-        required=True,
+        default=[],
         help="ImageNet samples as numbers and ranges, such as 281 or 0-999:50 (every 50th), and "
         "paths or URLs of other images, for which the predicted class is the target",
+    )
+    add(
+        "--labels",
+        metavar="PATH",
+        help="images with their classes: a CSV file with the columns image and label, or a folder "
+        "with one folder a class",
     )
     add("--out", type=Path, metavar="DIR", required=True, help="folder of the study")
     add(
@@ -326,6 +332,7 @@ def _figure(ex: Explanation) -> Figure:
 def _study(
     *,
     images: list[str],
+    labels: str | None,
     model: str,
     methods: list[str],
     modes: list[str],
@@ -338,13 +345,17 @@ def _study(
     """Run a study and say where its table is."""
     import warnings
 
+    from moxi_lite.data import labelled_images
     from moxi_lite.errors import whole_number
     from moxi_lite.files import folder_for_results
     from moxi_lite.models import WeightsUnavailableError
     from moxi_lite.study import STUDY_METHODS, run_study
 
     whole_number("jobs", jobs, 1)
-    wanted = [image for text in images for image in _images(text)]
+    if not images and labels is None:
+        raise ValueError("a study needs images: pass --images, --labels or both.")
+    wanted: list[Any] = [image for text in images for image in _images(text)]
+    wanted += [] if labels is None else labelled_images(labels)
     with folder_for_results(out.expanduser()), _executor(jobs) as executor:
         try:
             with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from moxi_lite.data.photos import (
     image_list_sha256,
     imagenet_sample,
     imagenet_samples,
+    labelled_images,
     load_image,
     sample_photo,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "image_list_sha256",
     "imagenet_sample",
     "imagenet_samples",
+    "labelled_images",
     "load_image",
     "sample_photo",
     "set_sum_composites",

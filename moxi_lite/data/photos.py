@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import functools
 import hashlib
@@ -170,6 +171,44 @@ def sample_photo(name: str) -> Image.Image:
             f"{'scikit-image' if package == 'skimage' else 'scikit-learn'} from a wheel."
         )
     return load_image(path)
+
+
+def labelled_images(source: str | os.PathLike[str]) -> list[tuple[Path, str]]:
+    """List the images of a folder, or of a table, with their labels, for `run_study`.
+
+    Parameters
+    ----------
+    source : path
+        A folder with one folder a class, whose name is the label; or a CSV file whose first line
+        names the columns ``image``, a path (seen from the file's folder), and ``label``.
+
+    Returns
+    -------
+    list of (path, label)
+        Sorted by class and name, or as in the file. A label is the name or index of a class.
+
+    Raises
+    ------
+    ValueError
+        If no image is found, or the file lacks these columns.
+    FileNotFoundError
+        If there is no such folder or file.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        kinds = Image.registered_extensions()
+        files = sorted(path.glob("*/*"))
+        found = [(file, file.parent.name) for file in files if file.suffix.lower() in kinds]
+        expected = "one folder a class, with images in it"
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as table:
+            rows = [(row.get("image"), row.get("label")) for row in csv.DictReader(table)]
+        found = [(path.parent / image, label.strip()) for image, label in rows if image and label]
+        found = found if len(found) == len(rows) else []
+        expected = "a line 'image,label', and below it a path and a class in every line"
+    if not found:
+        raise ValueError(f"{path} holds no labelled images: expected {expected}.")
+    return found
 
 
 def imagenet_sample(index: int) -> ImageNetSample:

@@ -17,6 +17,7 @@ from moxi_lite.data import (
     image_list_sha256,
     imagenet_sample,
     imagenet_samples,
+    labelled_images,
     load_image,
     sample_photo,
 )
@@ -259,6 +260,7 @@ def test_arrays_of_every_kind(shape, dtype, value):
     assert pixel(image) == (51, 51, 51)
 
 
+@pytest.mark.filterwarnings("ignore:16-bit")
 @given(hnp.arrays(np.uint8, (16, 17, 3)))
 def test_uint8_arrays_survive(array):
     assert np.array_equal(np.asarray(load_image(array)), array)
@@ -462,3 +464,29 @@ def test_bool_arrays_are_black_and_white():
     values = np.zeros((20, 20), bool)
     values[0, 1] = True
     assert [pixel(load_image(values), column)[0] for column in range(2)] == [0, 255]
+
+
+# --- labelled images ----------------------------------------------------------------------------
+
+
+def test_labels_from_folders_and_from_a_table(tmp_path):
+    for name in ("dog/b.png", "cat/a.JPG", "cat/notes.txt", "cat/c.png", "loose.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    cats = [(tmp_path / "cat" / name, "cat") for name in ("a.JPG", "c.png")]
+    dog = (tmp_path / "dog" / "b.png", "dog")
+    assert labelled_images(tmp_path) == [*cats, dog]
+    table = tmp_path / "labels.csv"
+    table.write_text('image,label,source\ndog/b.png,dog,x\n"cat/a.JPG", cat ,y\n', "utf-8-sig")
+    assert labelled_images(str(table)) == [dog, cats[0]]
+
+
+@pytest.mark.parametrize("text", ["", "image,label\n", "file,class\na,b\n", "image,label\na,\n"])
+def test_tables_without_labels_are_refused(tmp_path, text):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"labels\.csv holds no labelled images.*'image,label'"):
+        labelled_images(tmp_path / "labels.csv")
+    with pytest.raises(ValueError, match="one folder a class"):
+        labelled_images(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        labelled_images(tmp_path / "absent")

@@ -188,3 +188,24 @@ def test_messages_of_the_library_are_printed_as_they_are(command, photos, capsys
 
 def test_a_grid_that_tokens_do_not_fit_is_painted(command, photos):
     assert command(*photos[:1], options=["--grid", "3x3"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["table", "folders"])
+def test_labels_from_a_table_or_folders(study, photos, tmp_path, capsys, kind):
+    source = tmp_path / "photos"
+    labels = dict(zip(photos[:2], ("class 1", "3"), strict=True))
+    for path, label in labels.items():
+        (source / label).mkdir(parents=True)
+        (source / label / path.name).write_bytes(path.read_bytes())
+    if kind == "table":
+        rows = [f"{label}/{path.name},{label}" for path, label in labels.items()]
+        source = source / "labels.csv"
+        source.write_text("\n".join(["image,label", *rows]))
+    options = ["--model", "tiny", "--methods", "random", "--modes", "insertion"]
+    options += ["--out", tmp_path / "out", "--include-misclassified"]
+    assert study(*options, "--labels", source) == 0
+    table = pd.read_parquet(tmp_path / "out" / "tiny.parquet")
+    assert sorted(table["target"].unique()) == [1, 3]
+    assert study(*options) == 2
+    assert "pass --images, --labels or both" in capsys.readouterr().err
+    assert study(*options, "--labels", tmp_path / "absent.csv") == 2
