@@ -6,15 +6,19 @@ import numpy as np
 import numpy.typing as npt
 
 from moxi_lite.explanation import Explanation
-from moxi_lite.games import checked_rewards
-from moxi_lite.patches import PatchGame
-from moxi_lite.search import along, check_mode, checked_order
+from moxi_lite.games import BoolArray, checked_rewards
+from moxi_lite.patches import Outcome, PatchGame
+from moxi_lite.search import StopRule, along, check_mode, checked_order, step_of, stop_rule, told
 
-_FIRST_LOOK = 8  # patches looked at before asking whether the prediction has turned
+_FIRST_LOOK = 8  # patches looked at before asking whether to stop
 
 
 def follow(
-    game: PatchGame, order: npt.ArrayLike, mode: str = "insertion", *, stop: str | None = None
+    game: PatchGame,
+    order: npt.ArrayLike,
+    mode: str = "insertion",
+    *,
+    stop: str | StopRule | None = None,
 ) -> Explanation:
     """Insert or delete patches in a given order, and note what the model says after each.
 
@@ -28,8 +32,8 @@ def follow(
     order : array_like of int, shape (n,)
         Every patch once, the most important first: from `order_of` or `complete_order`.
     mode : {"insertion", "deletion"}
-    stop : {"flip"}, optional
-        End as soon as the prediction turns, as for `explain`; by default after all n patches.
+    stop : {"flip"} or callable, optional
+        As for `explain`; by default all n patches are followed.
 
     Returns
     -------
@@ -43,51 +47,40 @@ def follow(
         unknown.
     TypeError
         If the game has no classes.
-
-    Examples
-    --------
-    >>> scores = attribute(game, "gradcam")                     # doctest: +SKIP
-    >>> follow(game, order_of(scores), stop="flip").summary()   # doctest: +SKIP
-    "31 of 196 patches (15.8 %) inserted; the model then says 'tabby', probability 0.412"
     """
     check_mode(mode)
-    if stop not in (None, "flip"):
-        raise ValueError(f'stop must be None or "flip", not {stop!r}.')
     if not isinstance(game, PatchGame):
         raise TypeError(
             f"following needs predicted classes, so a PatchGame, not {type(game).__name__}."
         )
-    n, inserting = game.n_players, mode == "insertion"
+    ends_here = stop_rule(stop, game, mode)
+    n = game.n_players
     patches = checked_order(order, n, "order")
     path = along(patches, mode)
-    ends = game.outcome(path[[0, -1]])
-    checked_rewards(ends.rewards, path[[0, -1]])
-    parts = [part[:1] for part in (ends.rewards, ends.predictions, ends.confidences)]
-    ahead = _FIRST_LOOK if stop else n
-    while True:
-        values, predictions, confidences = parts
-        done = len(values) - 1
-        turned = (predictions == game.target) == inserting
-        if done == n or (stop and turned.any()):
-            break
-        rows = path[done + 1 : done + 1 + ahead]
-        found = game.outcome(rows)
-        checked_rewards(found.rewards, rows)
-        fresh = (found.rewards, found.predictions, found.confidences)
-        parts = [np.append(*both) for both in zip(parts, fresh, strict=True)]
-        ahead *= 2
-    k = int(turned.argmax()) if stop and turned.any() else n
-    reached = slice(k + 1)
-    return Explanation.from_steps(
+    ends = _evaluated(game, path[[0, -1]])
+    steps = [step_of(ends, 0, 0, None)]
+    looked, ahead = 0, _FIRST_LOOK if stop else n
+    stopped = ends_here(steps[0])
+    while looked < n and not stopped:
+        found = _evaluated(game, path[looked + 1 : looked + 1 + ahead])
+        for row, patch in enumerate(patches[looked : looked + ahead].tolist()):
+            steps.append(step_of(found, row, looked + row + 1, patch))
+            if stopped := ends_here(steps[-1]):
+                break
+        looked, ahead = min(looked + ahead, n), 2 * ahead
+    return told(
         mode,
-        patches[:k],
-        values[reached],
+        steps,
         float(ends.rewards[1]),
-        n_players=n,
-        stop_reason="flip" if stop and turned.any() else "all",
-        predictions=predictions[reached],
-        confidences=confidences[reached],
-        n_evaluations=done,
-        step_evaluations=np.arange(1, k + 1),
-        **game.facts(predictions[reached].tolist()),
+        n,
+        ("flip" if stop == "flip" else "callable") if stopped else "all",
+        np.arange(1, len(steps)),
+        n_evaluations=looked,
+        **game.facts(step.prediction for step in steps if step.prediction is not None),
     )
+
+
+def _evaluated(game: PatchGame, rows: BoolArray) -> Outcome:
+    outcome = game.outcome(rows)
+    checked_rewards(outcome.rewards, rows)
+    return outcome

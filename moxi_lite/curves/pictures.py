@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Collection, Mapping
 
@@ -17,8 +16,7 @@ from moxi_lite.explanation import (
     METHOD_COLORS,
     VERBS,
     SliderHTML,
-    fill,
-    json_for_html,
+    framed,
     new_axes,
     rounded,
 )
@@ -130,8 +128,7 @@ def average_curves_html(
     }
     if not title:
         title = f"{kinds[0][0].capitalize()} curves: {' and '.join(shown)}"
-    fields = {"TITLE": html.escape(title), "DATA": json_for_html(data)}
-    return SliderHTML(fill("curves", "curves.html", fields), title)
+    return framed("curves", "curves", title, data, {})
 
 
 def plot_forest(

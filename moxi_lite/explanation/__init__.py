@@ -1,7 +1,7 @@
 """What a search found: the result, its pictures and its sliders."""
 
 from moxi_lite.explanation.heat import ABSENT_GREY, heat_colors
-from moxi_lite.explanation.html import SliderHTML, reveal
+from moxi_lite.explanation.html import SliderHTML, framed, reveal, rounded
 from moxi_lite.explanation.pictures import (
     METHOD_COLORS,
     figure1_strip,
@@ -11,7 +11,6 @@ from moxi_lite.explanation.pictures import (
 )
 from moxi_lite.explanation.playground import set_sum_dashboard, set_sum_playground
 from moxi_lite.explanation.result import VERBS, Explanation
-from moxi_lite.explanation.templates import fill, json_for_html, rounded
 
 __all__ = [
     "ABSENT_GREY",
@@ -20,9 +19,8 @@ __all__ = [
     "Explanation",
     "SliderHTML",
     "figure1_strip",
-    "fill",
+    "framed",
     "heat_colors",
-    "json_for_html",
     "new_axes",
     "plot_explanation",
     "plot_trace",

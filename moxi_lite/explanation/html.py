@@ -7,20 +7,26 @@ number of them may share a page.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
+import json
 import math
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from moxi_lite.explanation.heat import heat_colors
 from moxi_lite.explanation.result import Explanation
-from moxi_lite.explanation.templates import fill, json_for_html, rounded
 from moxi_lite.files import write_atomically
+from moxi_lite.games import FloatArray
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,9 @@ class SliderHTML:
             If the folder does not exist.
         """
         path = Path(path).expanduser()
-        fields = {"TITLE": html.escape(self.title), "BODY": self.html}
-        write_atomically(path, fill("explanation", "page.html", fields).encode())
+        page = _template("explanation", "page")
+        parts = {"TITLE": html.escape(self.title), "BODY": self.html}
+        write_atomically(path, _fill(page, parts).encode())
         return path
 
 
@@ -87,62 +94,88 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         the newest outlined), the predicted class and its probability, the reward f, and how
         many patches are present.  It starts where the prediction turns, or at the last step.
     """
+    aim = None if ex.target is None else ex.class_name(ex.target)
     if title is None:
-        aim = "reward" if ex.target is None else ex.class_name(ex.target)
-        title = f"{aim}: {ex.mode} step by step" + (f", {ex.model}" if ex.model else "")
+        title = f"{aim or 'reward'}: {ex.mode} step by step" + (f", {ex.model}" if ex.model else "")
     rows, columns = ex.grid or (math.ceil(ex.n_players / 10), min(ex.n_players, 10))
-    height, width = (40 * rows, 40 * columns) if ex.image is None else ex.image.shape[:2]
+    if ex.image is None:
+        (height, width), image = (40 * rows, 40 * columns), ""
+        picture, seen = "The players of the game", "present"
+    else:
+        (height, width), image = ex.image.shape[:2], _image_element(ex.image)
+        picture, seen = "The image as the model sees it", "visible"
     flip = ex.patches_to_flip()
-    alt = "the image as the model sees it" if ex.image is not None else "the players of the game"
-    units = "players" if ex.grid is None else "patches"
+    said = None if ex.predictions is None else [ex.start_prediction, *ex.predictions.tolist()]
+    sure = None if ex.confidences is None else [ex.start_confidence, *ex.confidences]
     data = {
         "mode": ex.mode,
         "verb": ex.verb,
-        "units": units,
-        "seen": "present" if ex.image is None else "visible",
-        "picture": alt[0].upper() + alt[1:],
+        "units": ex.units,
+        "seen": seen,
+        "picture": picture,
         "n": ex.n_players,
         "grid": [rows, columns],
         "size": [height, width],
         "numbered": ex.image is None,
-        "present": "#0072b2",
         "order": ex.order.tolist(),
         "colors": heat_colors(len(ex)),
         "f": rounded(np.array([ex.f_empty if ex.mode == "insertion" else ex.f_full, *ex.values])),
         "flip": flip,
         "target": ex.target,
-        "targetName": None if ex.target is None else ex.class_name(ex.target).split(",")[0],
-        "classes": _classes(ex),
-        "probabilities": _probabilities(ex),
+        "targetName": aim and aim.split(",")[0],
+        "classes": said and [(index, ex.class_name(index)) for index in said],
+        "probabilities": sure and rounded(np.round(sure, 4)),
     }
-    picture = "" if ex.image is None else _image_element(ex.image)
     fields = {
-        "TITLE": html.escape(title),
-        "ALT": html.escape(str(data["picture"])),
+        "ALT": picture,
         "WIDTH": str(width),
         "HEIGHT": str(height),
-        "IMAGE": picture,
+        "IMAGE": image,
         "STEPS": str(len(ex)),
         "START": str(len(ex) if flip is None else flip),
         "VERB": ex.verb,
-        "UNITS": units,
-        "DATA": json_for_html(data),
+        "UNITS": ex.units,
     }
-    return SliderHTML(fill("explanation", "reveal.html", fields), title)
+    return framed("explanation", "reveal", title, data, fields)
 
 
-def _classes(ex: Explanation) -> list[tuple[int, str] | None] | None:
-    """Index and name of the predicted class from step 0 on."""
-    if ex.predictions is None:
-        return None
-    steps = [ex.start_prediction, *ex.predictions.tolist()]
-    return [None if index is None else (index, ex.class_name(index)) for index in steps]
+def framed(
+    room: str, kind: str, title: str, data: Mapping[str, Any], fields: Mapping[str, str]
+) -> SliderHTML:
+    """Put style, body and script of a room's ``kind.html`` into the frame, beside their data."""
+    sections = "<style>\n(.*)\n</style>\n(.*)\n<script>\n(.*)\n</script>\n"
+    found = re.fullmatch(sections, _template(room, kind), re.DOTALL)
+    assert found is not None
+    content = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    parts = {
+        "KIND": kind,
+        "TITLE": html.escape(title),
+        "STYLE": found[1],
+        "BODY": _fill(found[2], fields),
+        "SCRIPT": found[3],
+        "DATA": content.replace("<", "\\u003c"),  # neither "</script>" nor "<!--"
+    }
+    # The same content gets the same token: builds repeat exactly, and copies do no harm.
+    parts["TOKEN"] = hashlib.sha256("\0".join(parts.values()).encode()).hexdigest()[:16]
+    return SliderHTML(_fill(_template("explanation", "frame"), parts).rstrip("\n"), title)
 
 
-def _probabilities(ex: Explanation) -> list[float | None] | None:
-    if ex.confidences is None:
-        return None
-    return [None if p is None else round(p, 4) for p in (ex.start_confidence, *ex.confidences)]
+def rounded(values: FloatArray) -> list[Any]:
+    """Nested lists of numbers for JSON: six digits, whole numbers without a point, NaN as null."""
+    if values.ndim > 1:
+        return [rounded(row) for row in values]
+    short = [float(f"{value:.6g}") for value in values]
+    return [None if np.isnan(v) else int(v) if v.is_integer() else v for v in short]
+
+
+def _template(room: str, name: str) -> str:
+    path = resources.files(f"moxi_lite.{room}").joinpath(f"{name}.html")
+    return path.read_text(encoding="utf-8")
+
+
+def _fill(text: str, fields: Mapping[str, str]) -> str:
+    """Fill ``@@NAME@@`` in one pass, so that a field's text is never taken for a place."""
+    return re.sub("@@([A-Z]+)@@", lambda place: fields[place[1]], text)
 
 
 def _image_element(image: np.ndarray) -> str:

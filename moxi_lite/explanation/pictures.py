@@ -60,8 +60,7 @@ def _short_label(ex: Explanation, index: int) -> str:
 
 
 def _step_title(ex: Explanation, steps: int) -> str:
-    one, many = ("patch", "patches") if ex.grid is not None else ("player", "players")
-    return f"{steps} of {ex.n_players} {one if ex.n_players == 1 else many} {ex.verb}"
+    return f"{steps} of {ex.n_players} {ex.units} {ex.verb}"
 
 
 def _add_colorbar(ex: Explanation, ax: Axes, steps: int) -> None:
@@ -203,8 +202,7 @@ def plot_trace(ex: Explanation, ax: Axes | None = None, *, label: str | None = N
     if all(line.get_label() != name for line in ax.lines):
         ax.axhline(goal, color="0.45", lw=1, ls="--", label=name)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    unit = "patches" if ex.grid is not None else "players"
-    ax.set_xlabel(f"{unit} {ex.verb} (of {ex.n_players})")
+    ax.set_xlabel(f"{ex.units} {ex.verb} (of {ex.n_players})")
     ax.set_ylabel(_value_label(ex))
     ax.legend(frameon=False, fontsize="small")
     return ax
@@ -228,21 +226,17 @@ def _value_label(ex: Explanation) -> str:
 def _strip_steps(explanations: Mapping[str, Explanation], n_columns: int) -> list[int]:
     """Spread the columns evenly up to the step at which the quickest method is done."""
     done = min(ex.shown_steps(None) for ex in explanations.values())
-    longest = max(len(ex.order) for ex in explanations.values())
-    last = min(max(done, n_columns), max(longest, 1))
+    last = min(max(done, n_columns), max(map(len, explanations.values())) or 1)
     return [int(step) for step in np.unique(np.linspace(0, last, n_columns + 1).round())[1:]]
 
 
 def _caption(ex: Explanation, step: int) -> str:
     """Predicted class and probability after a step, and whether it is the target."""
-    if step > 0 and ex.predictions is not None and ex.confidences is not None:
-        index, probability = int(ex.predictions[step - 1]), float(ex.confidences[step - 1])
-    elif step == 0 and ex.start_prediction is not None and ex.start_confidence is not None:
-        index, probability = ex.start_prediction, ex.start_confidence
-    else:
+    if ex.predictions is None or ex.confidences is None:
         return f"f = {ex.values[step - 1]:.2f}" if step else ""
-    mark = "✓" if index == ex.target else "✗"
-    return f"{mark} {_short_label(ex, index)} {probability:.2f}"
+    index = [ex.start_prediction, *ex.predictions.tolist()][step]
+    probability = [ex.start_confidence, *ex.confidences.tolist()][step]
+    return f"{'✓' if index == ex.target else '✗'} {_short_label(ex, index)} {probability:.2f}"
 
 
 def figure1_strip(explanations: Mapping[str, Explanation], n_columns: int = 3) -> Figure:
@@ -268,19 +262,12 @@ def figure1_strip(explanations: Mapping[str, Explanation], n_columns: int = 3) -
     ------
     ValueError
         If there is no explanation, their modes differ, or one holds no image.
-    TypeError
-        If they do not come as a mapping.
     """
     if not isinstance(explanations, Mapping):
-        raise TypeError(
-            "figure1_strip takes a dict from a method's name to its explanation, such as "
-            f"{{'MoXI': ex}}, not {type(explanations).__name__}."
-        )
-    if not explanations:
-        raise ValueError("figure1_strip needs at least one explanation, but the mapping is empty.")
+        raise TypeError("figure1_strip takes a dict from names to explanations: {'MoXI': ex}.")
     modes = {ex.mode for ex in explanations.values()}
-    if len(modes) > 1:
-        raise ValueError(f"one strip shows one mode, but these are {sorted(modes)}: draw two.")
+    if len(modes) != 1:
+        raise ValueError(f"one strip shows explanations of one mode, not of {sorted(modes)}.")
     shown = _strip_steps(explanations, n_columns)
     figure = _NotebookFigure(
         figsize=(2.1 * (len(shown) + 1) + 0.4, 2.3 * len(explanations) + 0.3), layout="constrained"
@@ -300,8 +287,7 @@ def figure1_strip(explanations: Mapping[str, Explanation], n_columns: int = 3) -
             ax.spines[:].set_visible(False)
             ax.set_xlabel(below, fontsize="small")
         row[0].set_ylabel(name, color=METHOD_COLORS.get(name, "black"), fontweight="bold")
-    verb = next(iter(explanations.values())).verb
     for ax, step in zip(grid[0], shown, strict=False):
-        ax.set_title(f"{step} {verb}", fontsize="medium")
+        ax.set_title(f"{step} {ex.verb}", fontsize="medium")
     grid[0, -1].set_title("heatmap (redder = earlier)", fontsize="medium")
     return figure

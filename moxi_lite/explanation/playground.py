@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moxi_lite.explanation.html import SliderHTML
-from moxi_lite.explanation.templates import fill, json_for_html, rounded
+from moxi_lite.explanation.html import SliderHTML, framed, rounded
 from moxi_lite.games import (
     FloatArray,
     SetSumGame,
@@ -31,19 +29,12 @@ def set_sum_playground(numbers: Sequence[int]) -> SliderHTML:
     Parameters
     ----------
     numbers : sequence of int
-        The number that each player holds, at most 8.
+        The number that each player holds, 1 to 8 of them; otherwise ValueError.
 
     Returns
     -------
     SliderHTML
         All :math:`2^n` coalitions are computed beforehand, so no kernel is needed.
-
-    Raises
-    ------
-    ValueError
-        If there are no or more than 8 numbers.
-    TypeError
-        If they are not integers.
     """
     game = _small_game(numbers)
     coalitions = all_coalitions(game.n_players)
@@ -59,12 +50,8 @@ def set_sum_playground(numbers: Sequence[int]) -> SliderHTML:
         "choice": choice,
     }
     title = f"The SET-SUM game with {', '.join(map(str, game.numbers))}"
-    fields = {
-        "TITLE": html.escape(title),
-        "ORDERS": _orders_table(game, f, choice),
-        "DATA": json_for_html(data),
-    }
-    return SliderHTML(fill("explanation", "playground.html", fields), title)
+    orders = _orders_table(game, f, choice)
+    return framed("explanation", "playground", title, data, {"ORDERS": orders})
 
 
 def _small_game(numbers: Sequence[int]) -> SetSumGame:
@@ -88,30 +75,24 @@ def _choice(phi: FloatArray, interactions: FloatArray) -> int | None:
     return None if np.isnan(gains).all() else int(np.nanargmax(gains))
 
 
-def _greedy_path(f: FloatArray, choice: Sequence[int | None]) -> list[int]:
-    """Follow the greedy choices from the empty coalition; row 2^0 + 2^3 is {0, 3}."""
-    path: list[int] = []
-    while (player := choice[sum(1 << b for b in path)]) is not None:
-        path.append(player)
-    return path
-
-
 def _orders_table(game: SetSumGame, f: FloatArray, choice: Sequence[int | None]) -> str:
     """Compare f along the Shapley order and the greedy order with the optimum of every size."""
     coalitions = all_coalitions(game.n_players)
     sizes = coalitions.sum(axis=1)
     shapley = shapley_values(game)
-    by_shapley = np.argsort(-shapley.round(12), kind="stable")
-    greedy = _greedy_path(f, choice)
+    by_shapley = np.argsort(-shapley.round(12), kind="stable").tolist()
+    ranked = greedy = 0  # rows of the coalitions so far: row 2^0 + 2^3 is {0, 3}
     lines = []
-    for k in range(1, game.n_players + 1):
+    for k, player in enumerate(by_shapley, start=1):
         optimum = int(np.where(sizes == k, f, -np.inf).argmax())
-        player = int(by_shapley[k - 1])
+        chosen = choice[greedy]
+        assert chosen is not None
+        ranked, greedy = ranked + 2**player, greedy + 2**chosen
         cells = [
             f"{player} (φ = {shapley[player]:.3g})",
-            f"{f[sum(1 << b for b in by_shapley[:k].tolist())]:g}",
-            str(greedy[k - 1]),
-            f"{f[sum(1 << b for b in greedy[:k])]:g}",
+            f"{f[ranked]:g}",
+            str(chosen),
+            f"{f[greedy]:g}",
             f"{{{', '.join(map(str, np.flatnonzero(coalitions[optimum])))}}}",
             f"{f[optimum]:g}",
         ]
@@ -132,18 +113,13 @@ def set_sum_dashboard(numbers: Sequence[int]) -> ipywidgets.VBox:
     Parameters
     ----------
     numbers : sequence of int
-        The number that each player holds, at most 8.
+        As for `set_sum_playground`, which needs no kernel.
 
     Returns
     -------
     ipywidgets.VBox
         Toggle buttons for the players, a button that adds the greedy choice, and what f and
-        Eqs. 5 to 7 say.  Without a kernel use `set_sum_playground`.
-
-    Raises
-    ------
-    ValueError
-        If there are no or more than 8 numbers.
+        Eqs. 5 to 7 say.
     """
     import ipywidgets as widgets  # needed here alone
 
@@ -161,14 +137,13 @@ def set_sum_dashboard(numbers: Sequence[int]) -> ipywidgets.VBox:
 
     def show(_change: object = None) -> None:
         interactions = _interactions(game, members())
-        choice = _choice(phi, interactions)
-        add.disabled = choice is None
-        report.value = _report(game, members(), phi, interactions, choice)
+        add.disabled = bool(members().all())
+        report.value = _report(game, members(), phi, interactions)
 
     def add_choice(_button: object) -> None:
         choice = _choice(phi, _interactions(game, members()))
-        if choice is not None:
-            toggles[choice].value = True
+        assert choice is not None  # the button is disabled then
+        toggles[choice].value = True
 
     for toggle in toggles:
         toggle.observe(show, names="value")
@@ -178,13 +153,9 @@ def set_sum_dashboard(numbers: Sequence[int]) -> ipywidgets.VBox:
 
 
 def _report(
-    game: SetSumGame,
-    members: np.ndarray,
-    phi: FloatArray,
-    interactions: FloatArray,
-    choice: int | None,
+    game: SetSumGame, members: np.ndarray, phi: FloatArray, interactions: FloatArray
 ) -> str:
-    inside = ", ".join(map(str, np.flatnonzero(members)))
+    inside, choice = ", ".join(map(str, np.flatnonzero(members))), _choice(phi, interactions)
     rows = [
         f"<tr><td>{b}{' ← greedy' if b == choice else ''}</td><td>{game.numbers[b]}</td>"
         f"<td>{phi[b]:g}</td><td>{interactions[b]:g}</td><td>{phi[b] + interactions[b]:g}</td></tr>"

@@ -6,9 +6,8 @@ import base64
 import dataclasses
 import io
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -100,46 +99,6 @@ class Explanation:
     masking: str | None = None
     reward: str | None = None
 
-    @classmethod
-    def from_steps(
-        cls,
-        mode: str,
-        order: Sequence[Any] | np.ndarray,
-        values: Sequence[Any] | np.ndarray,
-        other_end: float,
-        *,
-        n_players: int,
-        stop_reason: str,
-        predictions: Sequence[Any] | np.ndarray | None = None,
-        confidences: Sequence[Any] | np.ndarray | None = None,
-        step_evaluations: Sequence[Any] | np.ndarray | None = None,
-        **facts: Any,
-    ) -> Explanation:
-        """Assemble an explanation from what is known of the steps 0 to k.
-
-        `values`, `predictions` and `confidences` start before the first player; `other_end` is
-        the reward of all players (insertion) or of none (deletion); `facts` are further fields.
-        """
-        insertion = mode == "insertion"
-        start = float(values[0])
-        used = None if step_evaluations is None else np.array(step_evaluations, dtype=np.int64)
-        last = 0 if used is None or not len(used) else int(used[-1])
-        return cls(
-            order=np.array(order, dtype=np.int64),
-            values=np.array(values[1:], dtype=float),
-            f_empty=start if insertion else other_end,
-            f_full=other_end if insertion else start,
-            n_players=n_players,
-            mode=mode,
-            stop_reason=stop_reason,
-            predictions=None if predictions is None else np.array(predictions[1:], dtype=np.int64),
-            confidences=None if confidences is None else np.array(confidences[1:], dtype=float),
-            start_prediction=None if predictions is None else int(predictions[0]),
-            start_confidence=None if confidences is None else float(confidences[0]),
-            step_evaluations=used,
-            **{"n_evaluations": last, **facts},
-        )
-
     def __len__(self) -> int:
         """Return the number of steps, k."""
         return len(self.order)
@@ -158,17 +117,13 @@ class Explanation:
         """What happens to a patch: ``"inserted"`` or ``"removed"``."""
         return VERBS[self.mode]
 
+    @property
+    def units(self) -> str:
+        """What the players are called: ``"patches"``, or ``"players"`` without a grid."""
+        return "players" if self.grid is None else "patches"
+
     def class_name(self, index: int) -> str:
-        """Name a class that occurs, or number it where the name is unknown.
-
-        Parameters
-        ----------
-        index : int
-
-        Returns
-        -------
-        str
-        """
+        """Name the class of an index, or number it where the name is unknown."""
         return self.labels.get(int(index), f"class {int(index)}")
 
     def patches_to_flip(self) -> int | None:
@@ -183,12 +138,9 @@ class Explanation:
         """
         if self.predictions is None or self.target is None:
             return None
-        start = [] if self.start_prediction is None else [self.start_prediction]
-        on_target = np.array([*start, *self.predictions]) == self.target
+        on_target = np.array([self.start_prediction, *self.predictions]) == self.target
         turned = on_target if self.mode == "insertion" else ~on_target
-        if not turned.any():
-            return None
-        return int(turned.argmax()) + 1 - len(start)
+        return int(turned.argmax()) if turned.any() else None
 
     def summary(self) -> str:
         """Say in one line what was inserted or removed, and what the model says then.
@@ -200,15 +152,13 @@ class Explanation:
             probability 0.312"``.
         """
         k, n = len(self), self.n_players
-        things = "patches" if self.grid is not None else "players"
-        count = f"{k} of {n} {things} ({100 * k / n:.1f} %) {self.verb}"
-        if self.predictions is None:
+        count = f"{k} of {n} {self.units} ({100 * k / n:.1f} %) {self.verb}"
+        if self.predictions is None or self.start_prediction is None:
             return count
         flip = self.patches_to_flip()
-        if flip == 0 and self.start_prediction is not None:
-            start = "with none" if self.mode == "insertion" else "with all"
-            said = self.class_name(self.start_prediction)
-            return f"{count}; already {start} of them the model says {said!r}"
+        if flip == 0:
+            start, said = "none" if self.mode == "insertion" else "all", self.start_prediction
+            return f"{count}; already with {start} of them the model says {self.class_name(said)!r}"
         says = f"{count}; the model then says {self._said(k)}" if k else count
         if self.target is None or flip == k:
             return says
@@ -286,22 +236,12 @@ class Explanation:
     def visible_image(self, step: int) -> np.ndarray:
         """Show the image with only those patches that are present after some steps.
 
-        Parameters
-        ----------
-        step : int
-            0 (before the first step) to k (after the last).
+        Parameters and errors are those of `visible`; without an image there is a ValueError, too.
 
         Returns
         -------
         ndarray of uint8, shape (H, W, 3)
             Absent patches are grey, whatever the masking put there for the model.
-
-        Raises
-        ------
-        ValueError
-            If the explanation holds no image.
-        IndexError
-            If there are fewer steps than that.
         """
         image, grid = self._picture()
         return shown_patches(image, grid, self.visible(step))
@@ -361,13 +301,15 @@ class Explanation:
         Path
             The path written.
         """
-        path = Path(path).expanduser()
         record: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             record[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
         if self.image is not None:
-            record["image"] = _png_base64(self.image)
+            buffer = io.BytesIO()
+            Image.fromarray(self.image).save(buffer, format="PNG", optimize=True)
+            record["image"] = base64.b64encode(buffer.getvalue()).decode()
+        path = Path(path).expanduser()
         write_atomically(path, json.dumps(record, allow_nan=False, indent=1).encode())
         return path
 
@@ -381,8 +323,8 @@ class Explanation:
             If the file is not an explanation of a version that this package knows.
         """
         try:
-            record = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            record = json.loads(Path(path).expanduser().read_bytes())
+        except ValueError as error:
             raise ValueError(f"{path} is not JSON, let alone an Explanation: {error}.") from None
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
             raise ValueError(f"{path} is not a saved Explanation (no field format={_FORMAT!r}).")
@@ -392,55 +334,37 @@ class Explanation:
                 f"{path} has version {version}; this moxi-lite reads versions up to {_VERSION}: "
                 "update it."
             )
-        if version == 1:
-            record.setdefault("step_evaluations", None)
-        names = {field.name for field in dataclasses.fields(cls)}
-        if names != record.keys():
-            differing = ", ".join(sorted(names ^ record.keys()))
-            raise ValueError(f"{path} is damaged: missing or unknown fields {differing}.")
         try:
-            found = cls(**_decoded(record))
-            problem = found._problem()
-        # of many decoders
-        except (ValueError, TypeError, AttributeError, OSError, OverflowError) as error:
+            found = cls(**_decoded({"step_evaluations": None} | record))
+            found.heatmap()  # the grid fits the players
+            if found.mode not in VERBS:
+                raise ValueError(f"its mode is {found.mode!r}")
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            OSError,
+        ) as error:
             raise ValueError(f"{path} is damaged: {error}.") from error
-        if problem:
-            raise ValueError(f"{path} is damaged: {problem}.")
         return found
-
-    def _problem(self) -> str:
-        """Say what cannot be in an explanation; nothing if all is well."""
-        k, n = len(self.order), self.n_players
-        for name in _ARRAYS:
-            values = getattr(self, name)
-            if values is not None and values.shape != (k,):
-                return f"{name} has shape {values.shape} for {k} steps"
-        players = np.unique(self.order)
-        if len(players) != k or not np.all((0 <= players) & (players < n)):
-            return f"its order is not one of different players out of {n}"
-        if self.grid is not None and math.prod(self.grid) != n:
-            return f"a grid {self.grid} does not have {n} patches"
-        return "" if self.mode in VERBS else f"its mode is {self.mode!r}"
 
 
 def _decoded(record: dict[str, Any]) -> dict[str, Any]:
     """Turn what JSON can hold into the fields of an explanation."""
-    fields = dict(record)
+    fields, k = dict(record), len(record["order"])
     for name, dtype in _ARRAYS.items():
         if fields[name] is not None:
-            given = np.array(fields[name])
-            if given.size and not np.can_cast(given.dtype, dtype, "same_kind"):
-                raise ValueError(f"{name} holds {given.dtype} numbers, expected {dtype.__name__}")
-            fields[name] = given.astype(dtype)
+            values = np.array(fields[name] or np.empty(0, dtype))
+            fields[name] = values.astype(dtype, casting="same_kind")
+            if values.shape != (k,):
+                raise ValueError(f"{name} has shape {values.shape} for {k} steps")
+    if len({*fields["order"]} & {*range(fields["n_players"])}) < k:
+        raise ValueError(f"its order is not one of different players out of {fields['n_players']}")
     if fields["image"] is not None:
         with Image.open(io.BytesIO(base64.b64decode(fields["image"]))) as image:
             fields["image"] = np.asarray(image.convert("RGB"))
     fields["labels"] = {int(index): name for index, name in fields["labels"].items()}
     fields["grid"] = None if fields["grid"] is None else tuple(fields["grid"])
     return fields
-
-
-def _png_base64(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -12,22 +12,25 @@ from moxi_lite.search.coalitions import (
     remaining,
 )
 from moxi_lite.search.greedy import (
-    N_FINALISTS,
     Optimum,
     Step,
+    StopRule,
     best_steps,
     explain,
     explain_many,
     optimal_sets,
+    step_of,
+    stop_rule,
+    told,
 )
 from moxi_lite.search.target_class import ClassExplanation, explain_class
 
 __all__ = [
     "MODES",
-    "N_FINALISTS",
     "ClassExplanation",
     "Optimum",
     "Step",
+    "StopRule",
     "along",
     "best_steps",
     "check_mode",
@@ -41,4 +44,7 @@ __all__ = [
     "optimal_sets",
     "order_of",
     "remaining",
+    "step_of",
+    "stop_rule",
+    "told",
 ]

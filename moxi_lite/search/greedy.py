@@ -42,10 +42,8 @@ class Step:
         The player just inserted or deleted; None before the first step.
     value : float
         Reward after the step.
-    prediction : int or None
-        Class predicted after the step; None for games without classes.
-    confidence : float or None
-        Its probability, 0..1.
+    prediction, confidence : int and float, or None
+        Class predicted after the step and its probability, 0..1; None for games without classes.
     """
 
     number: int
@@ -149,11 +147,8 @@ def explain_many(
     if search not in SEARCHES:
         raise unknown_name("search", search, SEARCHES)
     if not isinstance(games, Iterable):
-        raise TypeError(
-            f"explain_many takes a list of games, not one {type(games).__name__}: pass [game], or "
-            "use explain."
-        )
-    searches = [_Greedy(game, mode, budget, _stop_rule(stop, game, mode)) for game in games]
+        raise TypeError(f"explain_many takes games, not one {type(games).__name__}: pass [game].")
+    searches = [_Greedy(game, mode, budget, stop_rule(stop, game, mode)) for game in games]
     ends = [(each.game, np.array([[False], [True]]).repeat(each.n, axis=1)) for each in searches]
     for each, outcome in zip(searches, _outcomes(ends), strict=True):
         each.begin(outcome)
@@ -168,18 +163,9 @@ def explain_many(
 
 
 def best_steps(states: Sequence[tuple[Game, BoolArray]], mode: str) -> list[Step]:
-    """Take the next greedy step of several games, each from the players present in it.
+    """Take the next greedy step of several games, each from the players present in it, bool (n,).
 
-    Parameters
-    ----------
-    states : sequence of (Game, ndarray of bool, shape (n,))
-        At least one player of each can still be inserted or deleted.
-    mode : {"insertion", "deletion"}
-
-    Returns
-    -------
-    list of Step
-        One a game: the best player, the lowest of equals.
+    At least one player of each can still be inserted or deleted; of equals the lowest is best.
     """
     sign = 1.0 if mode == "insertion" else -1.0
     players = [remaining(present, mode) for _, present in states]
@@ -209,7 +195,7 @@ def best_steps(states: Sequence[tuple[Game, BoolArray]], mode: str) -> list[Step
 class _Greedy:
     """One greedy search, to be advanced step by step."""
 
-    def __init__(self, game: Game, mode: str, budget: int | None, stop: StopRule | None) -> None:
+    def __init__(self, game: Game, mode: str, budget: int | None, stop: StopRule) -> None:
         self.game = game
         self.n = player_count(game)
         self.budget = checked_budget(budget, self.n)
@@ -232,7 +218,7 @@ class _Greedy:
 
     def _add(self, step: Step) -> None:
         self._steps.append(step)
-        self._stopped = self._stop is not None and self._stop(step)
+        self._stopped = self._stop(step)
         self.done = self._stopped or step.number == self.budget
 
     def explanation(self, stop: str | StopRule | None) -> Explanation:
@@ -259,18 +245,23 @@ def told(
     **facts: Any,
 ) -> Explanation:
     """Turn the steps of a search, step 0 included, into an `Explanation`."""
-    has_classes = steps[0].prediction is not None
-    return Explanation.from_steps(
-        mode,
-        [step.player for step in steps[1:]],
-        [step.value for step in steps],
-        other_end,
+    start, *taken = steps
+    has_classes = start.prediction is not None
+    f_empty, f_full = (start.value, other_end)[:: 1 if mode == "insertion" else -1]
+    return Explanation(
+        order=np.array([step.player for step in taken], dtype=np.int64),
+        values=np.array([step.value for step in taken], dtype=float),
+        f_empty=f_empty,
+        f_full=f_full,
         n_players=n_players,
+        mode=mode,
         stop_reason=stop_reason,
-        predictions=[step.prediction for step in steps] if has_classes else None,
-        confidences=[step.confidence for step in steps] if has_classes else None,
+        predictions=np.array([s.prediction for s in taken], np.int64) if has_classes else None,
+        confidences=np.array([s.confidence for s in taken], float) if has_classes else None,
+        start_prediction=start.prediction,
+        start_confidence=start.confidence,
         step_evaluations=step_evaluations,
-        **facts,
+        **{"n_evaluations": int(step_evaluations.max(initial=0)), **facts},
     )
 
 
@@ -324,8 +315,11 @@ def optimal_sets(game: Game, mode: str = "insertion") -> Optimum:
     return Optimum(sets=chosen[best], values=table[best])
 
 
-def _stop_rule(stop: str | StopRule | None, game: Game, mode: str) -> StopRule | None:
-    if stop is None or callable(stop):
+def stop_rule(stop: str | StopRule | None, game: Game, mode: str) -> StopRule:
+    """Make a rule of whatever `explain` takes for one."""
+    if stop is None:
+        return lambda step: False
+    if callable(stop):
         return stop
     if stop != "flip":
         raise ValueError(f'stop must be None, "flip" or a callable, not {stop!r}.')
@@ -343,21 +337,18 @@ def _outcomes(
     requests: Sequence[tuple[Game, BoolArray]], screening: bool = False
 ) -> list[AnyOutcome]:
     """Evaluate coalitions of several games; PatchGames share batches."""
-    of_patches = [
-        (number, game, rows)
-        for number, (game, rows) in enumerate(requests)
-        if isinstance(game, PatchGame)
-    ]
-    together = outcomes([(game, rows) for _, game, rows in of_patches], screening)
-    found: dict[int, AnyOutcome] = {
-        number: outcome for (number, _, _), outcome in zip(of_patches, together, strict=True)
-    }
-    for number, (game, rows) in enumerate(requests):
-        if number not in found:
-            by_class = getattr(game, "outcome", None)
-            found[number] = by_class(rows) if by_class else _Rewards(evaluate(game, rows))
-        checked_rewards(found[number].rewards, rows)
-    return [found[number] for number in range(len(requests))]
+    of_patches = [(game, rows) for game, rows in requests if isinstance(game, PatchGame)]
+    together = iter(outcomes(of_patches, screening))
+    found: list[AnyOutcome] = []
+    for game, rows in requests:
+        if isinstance(game, PatchGame):
+            found.append(next(together))
+        elif hasattr(game, "outcome"):
+            found.append(game.outcome(rows))
+        else:
+            found.append(_Rewards(evaluate(game, rows)))
+        checked_rewards(found[-1].rewards, rows)
+    return found
 
 
 def step_of(outcome: AnyOutcome, row: int, number: int, player: int | None) -> Step:

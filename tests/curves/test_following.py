@@ -75,7 +75,7 @@ def test_bad_arguments_cost_nothing(game):
         follow(game, range(15))
     with pytest.raises(ValueError, match="Did you mean 'deletion'"):
         follow(game, range(16), "delete")
-    with pytest.raises(ValueError, match='None or "flip"'):
+    with pytest.raises(ValueError, match='None, "flip" or a callable'):
         follow(game, range(16), stop="flp")
     with pytest.raises(TypeError, match="SetSumGame"):
         follow(SetSumGame([1, 2]), [0, 1])
