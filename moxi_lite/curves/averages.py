@@ -28,8 +28,8 @@ class AverageCurve:
         Share of the patches inserted or deleted, 0 to 1.
     mean, lower, upper : ndarray of float64, shape (n + 1,)
         Mean of the metric over images, and its interval at each fraction by itself.
-    auc, auc_lower, auc_upper : float
-        Area under the mean curve, which is the mean area, and its interval.
+    area : Estimate
+        Area under the mean curve, which is the mean area, with its interval.
     n_images : int
         Number of curves averaged; the interval of a single one has no width.
     metric : {"correct", "probability", "log_odds"}
@@ -41,9 +41,7 @@ class AverageCurve:
     mean: FloatArray
     lower: FloatArray
     upper: FloatArray
-    auc: float
-    auc_lower: float
-    auc_upper: float
+    area: Estimate
     n_images: int
     metric: str
     mode: str
@@ -54,18 +52,13 @@ class AverageCurve:
         Parameters
         ----------
         fraction : float
-            In 0..1; the nearest whole number of patches counts (half a patch rounds up): 0.04
-            of 196 patches is 8 patches.
+            In 0..1, otherwise ValueError; the nearest whole number of patches counts (half a
+            patch rounds up): 0.04 of 196 patches is 8 patches.
 
         Returns
         -------
         Estimate
             In the units of the metric.
-
-        Raises
-        ------
-        ValueError
-            If the fraction is outside 0..1.
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"fractions of patches are in 0..1, got {fraction!r} (4 % is 0.04).")
@@ -74,16 +67,13 @@ class AverageCurve:
         return Estimate(value, low, high, self.n_images)
 
     @property
-    def area(self) -> Estimate:
-        """Area under the mean curve, with its interval."""
-        return Estimate(self.auc, self.auc_lower, self.auc_upper, self.n_images)
+    def auc(self) -> float:
+        """The value of `area`."""
+        return self.area.value
 
 
 def average_curves(
-    curves: Iterable[Curve] | Mapping[str, Curve],
-    metric: str = "correct",
-    n_resamples: int = 1000,
-    random_state: int | np.random.Generator | None = 0,
+    curves: Iterable[Curve] | Mapping[str, Curve], metric: str = "correct"
 ) -> AverageCurve:
     """Average curves of several images, with intervals by resampling the images.
 
@@ -95,10 +85,6 @@ def average_curves(
     curves : iterable of Curve, or mapping to Curve
         One an image, all of one mode and one number of patches.
     metric : {"correct", "probability", "log_odds"}
-    n_resamples : int
-        Number of resamples.
-    random_state : int, numpy.random.Generator or None
-        Seed or generator of the resamples.
 
     Returns
     -------
@@ -109,17 +95,12 @@ def average_curves(
     ValueError
         If there are no curves, they differ in mode or length, or the metric is unknown.
     """
-    curves = _alike(curves)
-    values = np.stack([metric_of(curve, metric) for curve in curves])
-    return _average(values, curves[0], metric, n_resamples, random_state)
+    curves = _alike(curves.values() if isinstance(curves, Mapping) else curves)
+    return _average(np.stack([metric_of(c, metric) for c in curves]), curves[0], metric)
 
 
 def average_differences(
-    first: Mapping[str, Curve],
-    second: Mapping[str, Curve],
-    metric: str = "correct",
-    n_resamples: int = 1000,
-    random_state: int | np.random.Generator | None = 0,
+    first: Mapping[str, Curve], second: Mapping[str, Curve], metric: str = "correct"
 ) -> AverageCurve:
     """Average the differences of two methods within each image (paired comparison).
 
@@ -130,8 +111,7 @@ def average_differences(
     ----------
     first, second : mapping of str to Curve
         From the image's name to its curve. Images that only one of them has are left out.
-    metric, n_resamples, random_state
-        As for `average_curves`.
+    metric : {"correct", "probability", "log_odds"}
 
     Returns
     -------
@@ -142,20 +122,13 @@ def average_differences(
     ------
     ValueError
         If no image is in both, curves differ in mode or length, or the metric is unknown.
-    TypeError
-        If one of them is not a mapping.
     """
-    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
-        raise TypeError(
-            "expected two mappings from an image's name to its curve, as of study_curves."
-        )
     both = [image for image in first if image in second]
     if not both:
         raise ValueError("the two methods have no image in common.")
     _alike([each[image] for each in (first, second) for image in both])
     gaps = np.stack([metric_of(first[i], metric) - metric_of(second[i], metric) for i in both])
-    like = first[both[0]]
-    return _average(gaps, like, metric, n_resamples, random_state)
+    return _average(gaps, first[both[0]], metric)
 
 
 def differences(
@@ -191,8 +164,10 @@ def differences(
     """
     gaps = {}
     for rival in rivals:
-        one, other = (_of_label(curves, label) for label in (first, rival))
-        average = average_differences(one, other, metric)
+        for label in (first, rival):
+            if label not in curves:
+                raise unknown_name("label", label, curves)
+        average = average_differences(curves[first], curves[rival], metric)
         gap = average.area if share is None else average.at(share)
         gaps[rival] = gap if metric == "log_odds" else gap.percent
     return gaps
@@ -270,19 +245,7 @@ def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _of_label(curves: Mapping[str, Mapping[str, Curve]], label: str) -> Mapping[str, Curve]:
-    if label not in curves:
-        raise unknown_name("label", label, curves)
-    return curves[label]
-
-
-def _average(
-    values: FloatArray,
-    like: Curve,
-    metric: str,
-    n_resamples: int,
-    random_state: int | np.random.Generator | None,
-) -> AverageCurve:
+def _average(values: FloatArray, like: Curve, metric: str) -> AverageCurve:
     """Average rows of values, shape (images, n + 1), over the images."""
     n_images, fraction = len(values), like.fraction
     with_area = np.column_stack([values, area_under(values, fraction)])
@@ -291,26 +254,15 @@ def _average(
         # How often each image is drawn: its curve needs no copy.
         return np.bincount(drawn, minlength=n_images) @ with_area / n_images
 
-    lower, upper = resampled(mean_of, n_images, n_resamples, random_state)
-    mean = with_area.mean(axis=0)
-    return AverageCurve(
-        fraction=fraction,
-        mean=mean[:-1],
-        lower=lower[:-1],
-        upper=upper[:-1],
-        auc=float(mean[-1]),
-        auc_lower=float(lower[-1]),
-        auc_upper=float(upper[-1]),
-        n_images=n_images,
-        metric=metric,
-        mode=like.mode,
-    )
+    ends = with_area.mean(axis=0), *resampled(mean_of, n_images, 1000, 0)
+    mean, lower, upper = (each[:-1] for each in ends)
+    value, low, high = (float(each[-1]) for each in ends)
+    area = Estimate(value, low, high, n_images)
+    return AverageCurve(fraction, mean, lower, upper, area, n_images, metric, like.mode)
 
 
-def _alike(curves: Iterable[Curve] | Mapping[str, Curve]) -> Sequence[Curve]:
-    if isinstance(curves, Curve):
-        raise TypeError("averages are of several curves: pass a list of them, such as [curve].")
-    found = list(curves.values() if isinstance(curves, Mapping) else curves)
+def _alike(curves: Iterable[Curve]) -> Sequence[Curve]:
+    found = list(curves)
     if not found:
         raise ValueError("expected one curve or more, got none.")
     kinds = sorted({(curve.mode, len(curve.fraction) - 1) for curve in found})

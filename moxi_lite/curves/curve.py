@@ -113,8 +113,8 @@ def curves_of(
 ) -> dict[str, Curve]:
     """Draw the curves of several orders of one image at once.
 
-    The same curves as one by one, but faster where a game deletes tokens: it runs coalitions of
-    one size as one batch, and each order has one of each size.
+    Faster than one by one where a game deletes tokens: it runs coalitions of one size as one
+    batch, and each order has one of each size.
 
     Parameters
     ----------
@@ -138,11 +138,6 @@ def curves_of(
     if not isinstance(game, PatchGame):
         raise TypeError(
             f"curves need predicted classes, so a PatchGame, not {type(game).__name__}."
-        )
-    if not isinstance(orders, Mapping):
-        raise TypeError(
-            f"orders must be a dict from a name to an order, such as {{'mine': order}}, not "
-            f"{type(orders).__name__}."
         )
     n = game.n_players
     checked = [checked_order(order, n, name) for name, order in orders.items()]

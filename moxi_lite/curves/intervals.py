@@ -106,24 +106,18 @@ def bootstrap(
         )
     if np.isnan(held).any():
         raise ValueError(f"{int(np.isnan(held).sum())} of the {len(held)} values are NaN.")
-    value, n_units = float(statistic(held)), len(held)
+    labels = np.arange(len(held)) if clusters is None else np.asarray(clusters)
+    names, unit = np.unique(labels, return_inverse=True)
+    unit = unit.reshape(len(held), -1)
 
     def of_drawn(units: npt.NDArray[np.int64]) -> Any:
-        return statistic(held[units])
+        times = np.bincount(units, minlength=len(names))[unit].prod(axis=1)
+        return statistic(np.repeat(held, times))
 
-    if clusters is not None:
-        labels = np.asarray(clusters).reshape(len(held), -1)
-        names, unit = np.unique(labels, return_inverse=True)
-        n_units, unit = len(names), unit.reshape(labels.shape)
-
-        def of_drawn(units: npt.NDArray[np.int64]) -> Any:
-            times = np.bincount(units, minlength=n_units)[unit].prod(axis=1)
-            return statistic(np.repeat(held, times))
-
-    if n_units < _FEWEST:
-        return Estimate(value, np.nan, np.nan, len(held))
-    low, high = resampled(of_drawn, n_units, n_resamples, random_state)
-    return Estimate(value, float(low), float(high), len(held))
+    low = high = np.nan
+    if len(names) >= _FEWEST:
+        low, high = map(float, resampled(of_drawn, len(names), n_resamples, random_state))
+    return Estimate(float(statistic(held)), low, high, len(held))
 
 
 def resampled(
@@ -136,7 +130,7 @@ def resampled(
     from scipy import stats  # slow to import
 
     if n_units == 1:  # every draw is the same
-        return of_drawn(np.zeros(1, dtype=np.int64)), of_drawn(np.zeros(1, dtype=np.int64))
+        return (of_drawn(np.zeros(1, dtype=np.int64)),) * 2
     found = stats.bootstrap(
         (np.arange(n_units),),
         of_drawn,

@@ -58,9 +58,6 @@ def plot_average_curves(
     for label in (*(exact or {}), *(bands or ())):
         if label not in averages:
             raise unknown_name("label", label, averages)
-    for label, share in (exact or {}).items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"exact must be shares of the patches in 0..1, not {share} ({label}).")
     if ax is None:
         ax = new_axes((6, 4))
     scale = 1 if metric == "log_odds" else 100
@@ -105,15 +102,10 @@ def average_curves_html(
     kinds = [_one_kind(averages) for averages in metrics or ({},)]
     first = metrics[0]
     n = len(next(iter(first.values())).fraction) - 1
-    everything = [(label, c) for averages in metrics for label, c in averages.items()]
-    kind = (kinds[0][0], n + 1, True)
-    alike = {(c.mode, len(c.fraction), c.metric != "log_odds") for _, c in everything} == {kind}
-    alike = alike and len({*kinds}) == len(kinds)
-    if not alike or [label for label, _ in everything] != [*first] * len(metrics):
-        raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
-    if not 0 <= start <= 1:
-        raise ValueError(f"start must be a share of the patches in 0..1, not {start}.")
     shown = [_METRICS[metric] for _, metric in kinds]
+    alike = {(c.mode, len(c.fraction), *each) for each in metrics for c in each.values()}
+    if len(alike) > 1 or len({*shown} - {"log-odds"}) < len(shown):
+        raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
     data = {
         "n": n,
         "start": int(start * n + 0.5),
@@ -174,10 +166,6 @@ def plot_forest(
 
 def _one_kind(averages: Mapping[str, AverageCurve]) -> tuple[str, str]:
     """Mode and metric, which all curves of one picture share."""
-    if not isinstance(averages, Mapping):
-        raise TypeError(
-            f"averages must be a mapping from labels to curves, not {type(averages).__name__}."
-        )
     kinds = sorted({(curve.mode, curve.metric) for curve in averages.values()})
     if len(kinds) != 1:
         raise ValueError(f"one picture shows curves of one mode and metric, not {kinds or 'none'}.")

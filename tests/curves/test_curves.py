@@ -175,8 +175,3 @@ def test_a_model_that_breaks_on_masked_images_is_named(tiny_cnn, pixels):
     game = PatchGame(game.model, pixels.abs(), masking=dark)
     with pytest.raises(ValueError, match="fragile gives NaN"):
         insertion_curve(game, range(16))
-
-
-def test_orders_come_by_name(tiny_vit):
-    with pytest.raises(TypeError, match="orders must be a dict"):
-        curves_of(PatchGame(tiny_vit, torch.zeros(3, 32, 32)), [np.arange(16)])
