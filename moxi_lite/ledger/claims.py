@@ -33,28 +33,28 @@ class Claim:
         Number of images behind the paper's number, where it says so.
     tolerance : tuple of (float, float) or None
         Closed interval in which our value is expected.
+    claimed : tuple of (float, float) or None
+        For a claim without a number: the interval that our value lies in if the claim holds for
+        us. A value within `tolerance` but not in it "differs".
     chapter : str or None
         The notebook that checks the claim, or is meant to.
     reason : str
         Why the claim is not attempted, while no value is recorded.
     correction : str or None
         Set when the printed claim is wrong: what is right.
-    claimed : tuple of (float, float) or None
-        For a claim without a number: the interval that our value lies in if the claim holds for
-        us. A value within `tolerance` but not in it "differs".
     """
 
     id: str
     section: str
     statement: str
-    value: float | None
-    unit: str
-    n: int | None
-    tolerance: tuple[float, float] | None
-    chapter: str | None
-    reason: str
-    correction: str | None
+    value: float | None = None
+    unit: str = ""
+    n: int | None = None
+    tolerance: tuple[float, float] | None = None
     claimed: tuple[float, float] | None = None
+    chapter: str | None = None
+    reason: str = "Not checked in this build."
+    correction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,11 @@ class Row:
 def load_claims() -> Mapping[str, Claim]:
     """Read `claims.json`, in the paper's order."""
     text = files("moxi_lite.ledger").joinpath("claims.json").read_text(encoding="utf-8")
-    intervals = ("tolerance", "claimed")
-    claims = [
-        Claim(**{**item, **{key: ends_of(item.get(key)) for key in intervals}})
-        for item in json.loads(text)
-    ]
-    return MappingProxyType({claim.id: claim for claim in claims})
+    claims = {}
+    for item in json.loads(text):
+        intervals = {key: ends_of(item.get(key)) for key in ("tolerance", "claimed")}
+        claims[item["id"]] = Claim(**item | intervals)
+    return MappingProxyType(claims)
 
 
 def ends_of(ends: Iterable[float] | None) -> tuple[float, float] | None:
@@ -115,11 +114,7 @@ def ends_of(ends: Iterable[float] | None) -> tuple[float, float] | None:
 
 def written_number(value: float, unit: str) -> str:
     """Write a number with its unit."""
-    size = abs(value)
-    if value == int(value) and size < 1e15:
-        text = f"{int(value):,}"
-    else:
-        text = f"{value:.3g}" if size < 100 else f"{value:,.1f}"
+    text = f"{value:.3g}" if abs(value) < 100 else f"{value:,.1f}".removesuffix(".0")
     if not unit:
         return text
     return f"{text} {unit}" if unit.startswith("%") else f"{text} ({unit})"

@@ -1,10 +1,8 @@
 """The paper's claims beside our values.
 
-Every number that the paper also reports goes through :func:`record` once, where it is computed.
-``record`` stops the notebook when the value leaves the range that `claims.json` expects, unless its
-confidence interval leaves the claim undecided, and otherwise leaves one small JSON file behind.
-:func:`table` later joins those files with the full list of claims, so that a claim nobody checked
-is as visible as one that was reproduced.
+Every number that the paper also reports goes through :func:`record` where it is computed, which
+leaves one small JSON file behind. :func:`table` later joins those files with all claims, so that a
+claim nobody checked is as visible as one that was reproduced.
 """
 
 from __future__ import annotations
@@ -80,10 +78,9 @@ def record(
     ------
     LedgerError
         If the value leaves the claim's tolerance, and no interval leaves the claim undecided (see
-        `table`). Nothing is written then.
+        `table`), which stops the notebook; nothing is written.
     ValueError
-        If the claim is unknown, `n` is missing or not positive, the interval does not hold the
-        value, or the claim has a number but no tolerance yet.
+        If the claim is unknown, `n` is missing, or the interval does not hold the value.
     """
     claim, ends = _claim(claim_id), None
     if isinstance(value, Estimate):
@@ -94,8 +91,6 @@ def record(
             f"claim {claim_id!r} is about {claim.n} images in the paper: pass n=, the number of "
             "images behind your value."
         )
-    if n is not None and n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
     if n is not None and n < at_least:
         print(f"{claim_id}: not entered, as n = {n} and should be at least {at_least}")
         return None
@@ -106,7 +101,10 @@ def record(
         raise ValueError(f"the interval {ends} does not hold the value {value}: is it in its unit?")
     entry = Entry(claim_id, float(value), None if n is None else int(n), ends, note, scaled)
     _check(claim, entry)
-    _write(entry)
+    if folder := os.environ.get(LEDGER_DIR_VARIABLE):
+        text = json.dumps(asdict(entry), indent=2, ensure_ascii=False) + "\n"
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(folder) / f"{claim_id}.json", text.encode())
     print(f"Ledger: {claim_id}: {written_row(Row(claim, entry, _status(claim, entry)))}")
     return entry
 
@@ -184,11 +182,9 @@ def table(entries: Iterable[Entry]) -> list[Row]:
         If an entry's claim is unknown.
     """
     best: dict[str, Entry] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda each: (not each.scaled, each.n or 0)):
         _check(_claim(entry.claim), entry)
-        held = best.get(entry.claim)
-        if held is None or _weight(entry) > _weight(held):
-            best[entry.claim] = entry
+        best[entry.claim] = entry
     return [
         Row(claim, best.get(claim.id), _status(claim, best.get(claim.id)))
         for claim in CLAIMS.values()
@@ -226,14 +222,7 @@ def _claim(claim_id: str) -> Claim:
 def _check(claim: Claim, entry: Entry) -> None:
     if not math.isfinite(entry.value):
         raise LedgerError(f"claim {claim.id!r}: the value is {entry.value}, not a finite number.")
-    if claim.tolerance is None:
-        if claim.value is not None:
-            raise ValueError(
-                f"claim {claim.id!r} has the paper's number {claim.value:g} but no tolerance: set "
-                "one in claims.json before recording a value."
-            )
-        return
-    low, high = claim.tolerance
+    low, high = claim.tolerance or (-math.inf, math.inf)
     if not low <= entry.value <= high and not _undecided(claim, entry):
         unit = f" {claim.unit}" if claim.unit else ""
         raise LedgerError(
@@ -261,26 +250,9 @@ def _status(claim: Claim, entry: Entry | None) -> str:
         return "undecided"
     if claim.correction is not None:
         return "corrected"
-    if claim.value is not None and claim.tolerance is not None:
-        low, high = claim.tolerance
-        if not low <= claim.value <= high:
+    for ends, value in ((claim.tolerance, claim.value), (claim.claimed, entry.value)):
+        if ends is not None and value is not None and not ends[0] <= value <= ends[1]:
             return "differs"
-    if claim.claimed is not None and not claim.claimed[0] <= entry.value <= claim.claimed[1]:
-        return "differs"
     if entry.scaled or (claim.n is not None and entry.n is not None and entry.n < claim.n):
         return "scaled down"
     return "reproduced"
-
-
-def _weight(entry: Entry) -> tuple[bool, int]:
-    return (not entry.scaled, entry.n or 0)
-
-
-def _write(entry: Entry) -> None:
-    folder_name = os.environ.get(LEDGER_DIR_VARIABLE)
-    if not folder_name:
-        return
-    folder = Path(folder_name)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(entry), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / f"{entry.claim}.json", text.encode())
