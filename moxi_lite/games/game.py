@@ -22,6 +22,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 _MAX_INDEXED_PLAYERS = 63  # row indices are non-negative int64
 _MAX_LISTED_PLAYERS = 25  # all_coalitions(25) takes 0.8 GiB
+_BATCH = 4096  # most coalitions that `tabulate` evaluates in one call
 
 
 @runtime_checkable
@@ -72,14 +73,8 @@ def coalition_of(players: SupportsIndex | Iterable[SupportsIndex], n_players: in
 def as_coalitions(coalitions: npt.ArrayLike, n_players: int) -> BoolArray:
     """Check coalitions, (m, n_players) or (n_players,), and give them the shape (m, n_players).
 
-    They are not copied where they already have this form.
-
-    Raises
-    ------
-    TypeError
-        If the dtype is not bool: integers could be 0/1 flags or player numbers.
-    ValueError
-        If the shape is wrong.
+    They are not copied where they already have this form. TypeError if the dtype is not bool
+    (integers could be 0/1 flags or player numbers), ValueError if the shape is wrong.
     """
     array = np.asarray(coalitions)
     if array.dtype != np.bool_:
@@ -98,11 +93,8 @@ def as_coalitions(coalitions: npt.ArrayLike, n_players: int) -> BoolArray:
 def evaluate(game: Game, coalitions: npt.ArrayLike) -> FloatArray:
     """Call a game once for coalitions (m, n) or (n,): finite rewards, float64 of shape (m,).
 
-    Raises
-    ------
-    ValueError
-        If the game does not return one reward a coalition, or returns NaN or infinity; the
-        message names the first such coalition.
+    ValueError if it does not return one reward a coalition, or returns NaN or infinity; the
+    message names the first such coalition.
     """
     checked = as_coalitions(coalitions, player_count(game))
     return checked_rewards(game(checked), checked)
@@ -129,17 +121,10 @@ def checked_rewards(rewards: npt.ArrayLike, coalitions: BoolArray) -> FloatArray
 
 
 def as_game(function: Callable[[BoolArray], Any], n_players: int) -> Game:
-    """Make a game of any function that maps coalitions (m, n_players) to m rewards.
+    """Make a game of any function that maps coalitions, bool (m, n_players), to m rewards.
 
-    Parameters
-    ----------
-    function : callable
-        Always called with a bool array of shape (m, n_players).
-    n_players : int
-        Number of players, at least 1.
+    It is always called with two dimensions, also for a single coalition.
     """
-    if not callable(function):
-        raise TypeError(f"expected a function of coalitions, got {type(function).__name__}.")
     return _FunctionGame(function, whole_number("n_players", n_players, 1))
 
 
@@ -240,9 +225,7 @@ def coalition_index(coalitions: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return packed.view("<i8")[:, 0].astype(np.int64)
 
 
-def tabulate(
-    game: Game, max_players: int = 20, batch_size: int = 4096, show_progress: bool = False
-) -> TableGame:
+def tabulate(game: Game, max_players: int = 20, *, show_progress: bool = False) -> TableGame:
     """Evaluate all 2^n coalitions once, in the order of `all_coalitions`.
 
     Parameters
@@ -251,15 +234,13 @@ def tabulate(
         The game; a `TableGame` is returned as it is.
     max_players : int
         Refuse games with more players. The table takes ``8 * 2**n`` bytes.
-    batch_size : int
-        Most coalitions that the game is given in one call.
     show_progress : bool
         Show a progress bar.
 
     Raises
     ------
     ValueError
-        If the game has too many players, `batch_size` is below 1, or a reward is not finite.
+        If the game has too many players, or a reward is not finite.
     """
     if isinstance(game, TableGame):
         return game
@@ -271,11 +252,10 @@ def tabulate(
             "shapley_values(game, method='permutation'), which samples, or the self-context and "
             "full-context quantities, or group players."
         )
-    whole_number("batch_size", batch_size, 1)
     values = np.empty(2**n_players)
     with tqdm(total=values.size, unit="coalition", disable=not show_progress) as progress:
-        for start in range(0, values.size, batch_size):
-            rows = np.arange(start, min(start + batch_size, values.size))
+        for start in range(0, values.size, _BATCH):
+            rows = np.arange(start, min(start + _BATCH, values.size))
             values[rows] = evaluate(game, _coalitions_at(rows, n_players))
             progress.update(rows.size)
     return TableGame(values)

@@ -66,7 +66,6 @@ def estimate_shapley(
     Returns
     -------
     ShapleyEstimate
-        Values, standard errors, and the number of evaluations.
 
     Raises
     ------
@@ -123,39 +122,22 @@ def nested_shapley(
         If the method is unknown, or the numbers are none, below 1 or do not rise.
     TypeError
         If they are not whole numbers.
-
-    Examples
-    --------
-    >>> import moxi_lite as moxi
-    >>> game = moxi.SetSumGame([1, 2, 2])
-    >>> for estimate in moxi.nested_shapley(game, "permutation", [10, 100], random_state=0):
-    ...     print(estimate.values.round(1), estimate.n_evaluations)
-    [1. 1. 1.] 42
-    [1. 1. 1.] 402
     """
     if method not in SAMPLERS:
         raise unknown_name("method", method, SAMPLERS)
     numbers = rising_numbers("n_samples", n_samples)
     sampler, cost = SAMPLERS[method]
     n = player_count(game)
-    batches = sampler(game, numbers[-1], np.random.default_rng(random_state))
-    estimates = []
+    batches = []
     with tqdm(total=numbers[-1], unit="sample", disable=not show_progress) as progress:
-        # Mean and sum of squared deviations, merged part by part (Chan, Golub, LeVeque 1983).
-        count = 0
-        mean, squares = np.zeros((2, n))
-        for batch in batches:
-            within = [number - count for number in numbers if 0 < number - count < len(batch)]
-            for part in np.split(batch, within):
-                size, shift = len(part), part.mean(axis=0) - mean
-                count += size
-                squares += size * (part.var(axis=0) + shift**2 * (count - size) / count)
-                mean += shift * size / count
-                if count in numbers:
-                    spread = squares / (count - 1) if count > 1 else np.full(n, np.nan)
-                    errors = np.sqrt(spread / count)
-                    estimates.append(ShapleyEstimate(mean.copy(), errors, cost(n, count), method))
+        for batch in sampler(game, numbers[-1], np.random.default_rng(random_state)):
+            batches.append(batch)
             progress.update(len(batch))
+    samples, estimates = np.concatenate(batches), []
+    for m in numbers:
+        drawn = samples[:m]
+        errors = drawn.std(axis=0, ddof=1) / np.sqrt(m) if m > 1 else np.full(n, np.nan)
+        estimates.append(ShapleyEstimate(drawn.mean(axis=0), errors, cost(n, m), method))
     return estimates
 
 

@@ -63,9 +63,9 @@ def shapley_values(
         If the method is unknown, `n_samples` is below 1 or given for ``"exact"``, or there are
         too many players for ``"exact"`` (use ``"permutation"``).
     """
+    if method not in ("exact", *SAMPLERS):
+        raise unknown_name("method", method, ["exact", *SAMPLERS])
     if method != "exact":
-        if method not in SAMPLERS:
-            raise unknown_name("method", method, ["exact", *SAMPLERS])
         samples = DEFAULT_SAMPLES if n_samples is None else n_samples
         return estimate_shapley(game, method, samples, random_state, show_progress).values
     if n_samples is not None:

@@ -182,11 +182,6 @@ def test_as_game_refuses_bad_player_counts(n, error):
         as_game(len, n)
 
 
-def test_as_game_refuses_what_cannot_be_called():
-    with pytest.raises(TypeError, match="function"):
-        as_game(3, 2)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rewards_that_are_not_finite_name_the_first_coalition(bad):
     game = as_game(lambda c: np.where(c[:, 1] & c[:, 2], bad, 0.0), 4)
@@ -236,9 +231,10 @@ def test_tabulate_equals_direct_evaluation():
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 100])
-def test_tabulate_asks_once_in_order_in_batches(batch_size):
+def test_tabulate_asks_once_in_order_in_batches(batch_size, monkeypatch):
+    monkeypatch.setattr("moxi_lite.games.game._BATCH", batch_size)
     game = RecordingGame(4)
-    table = tabulate(game, batch_size=batch_size)
+    table = tabulate(game)
     assert np.array_equal(np.concatenate(game.batches), all_coalitions(4))
     assert max(map(len, game.batches)) == min(batch_size, 16)
     assert np.array_equal(table.values, np.arange(16))
@@ -253,8 +249,6 @@ def test_tabulate_refuses_many_players_before_asking():
     game = RecordingGame(21)
     with pytest.raises(ValueError, match="permutation"):
         tabulate(game)
-    with pytest.raises(ValueError, match="batch_size"):
-        tabulate(RecordingGame(2), batch_size=0)
     assert not game.batches
 
 
@@ -271,8 +265,8 @@ def test_counting_game_counts_calls_and_coalitions():
     game(all_coalitions(3))
     assert game(np.array([True, False, True])).tolist() == [3.0]
     assert (game.n_calls, game.n_evaluations) == (2, 9)
-    tabulate(game, batch_size=3)
-    assert (game.n_calls, game.n_evaluations) == (5, 17)
+    tabulate(game)
+    assert (game.n_calls, game.n_evaluations) == (3, 17)
     game.reset()
     assert (game.n_calls, game.n_evaluations) == (0, 0)
 
