@@ -29,7 +29,7 @@ def measure_agreement(
         log-odds by which screening puts that choice behind its own favourite, at most.
     """
     steps = []
-    for number, image in enumerate(subject.images[:n_images]):
+    for image in subject.images[:n_images]:
         game = PatchGame(subject.model, image, dtype="mixed")
         order = order_of(attribute(game, "moxi-"))
         for mode, of_mode in counts.items():
@@ -42,22 +42,13 @@ def measure_agreement(
                 screened = sign * outcomes([(game, rows)], screening=True)[0].rewards
                 chosen = players.tolist().index(best_steps([(game, present)], mode)[0].player)
                 best = int(merit.argmax())
-                steps.append(
-                    {
-                        "image": number,
-                        "mode": mode,
-                        "step": k,
-                        "same": chosen == best,
-                        "loss": float(merit[best] - merit[chosen]),
-                        "rank": int((screened > screened[best]).sum()) + 1,
-                        "gap": float(screened.max() - screened[best]),
-                    }
-                )
+                loss, gap = merit[best] - merit[chosen], screened.max() - screened[best]
+                steps.append((chosen == best, loss, (screened > screened[best]).sum() + 1, gap))
+    same, losses, ranks, gaps = np.transpose(steps)
     return {
-        "share": float(np.mean([each["same"] for each in steps])),
-        "largest_loss": max(each["loss"] for each in steps),
-        "largest_rank": max(each["rank"] for each in steps),
-        "largest_gap": max(each["gap"] for each in steps),
+        "share": float(same.mean()),
+        "largest_loss": float(losses.max()),
+        "largest_rank": int(ranks.max()),
+        "largest_gap": float(gaps.max()),
         "n_steps": len(steps),
-        "steps": steps,
     }

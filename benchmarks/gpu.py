@@ -27,6 +27,7 @@ def measure_lockstep(subject: Subject, n_images: int, budget: int | None = None)
     settings for TF32 as the searches.
     """
     device = subject.model.device
+    on_gpu = device.type == "cuda"
     shape = flops.Shape.of(subject.model.module)
     images = [subject.images[i % len(subject.images)] for i in range(n_images)]
     n_steps = budget or shape.n_patches
@@ -38,7 +39,7 @@ def measure_lockstep(subject: Subject, n_images: int, budget: int | None = None)
         games = [PatchGame(subject.model, image, dtype=dtype) for image in images]
         explain_many(games, budget=2)
         for mode in MODES:
-            if device.type == "cuda":
+            if on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
             seconds, _ = clock(partial(explain_many, games, mode, budget=n_steps), device)
             each = sum(flops.step_flops(shape, k, mode, plain=False) for k in range(n_steps))
@@ -46,12 +47,6 @@ def measure_lockstep(subject: Subject, n_images: int, budget: int | None = None)
                 "images_per_s": len(images) / seconds,
                 "share_of_peak": len(images) * each / seconds / peak,
                 "peak_flop_per_s": peak,
-                "memory_gib": _memory_gib(device),
+                "memory_gib": torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None,
             }
     return {"n_images": n_images, "n_steps": n_steps, "results": results}
-
-
-def _memory_gib(device: torch.device) -> float | None:
-    if device.type != "cuda":
-        return None
-    return torch.cuda.max_memory_allocated(device) / 2**30

@@ -92,12 +92,10 @@ def _fit(points: list[dict[str, Any]], key: str) -> dict[str, float]:
     design = np.array([[p["cubic"] / p[key], p["quartic"] / p[key]] for p in points])
     (a, b), _ = nnls(design, np.ones(len(points)))
     errors = design @ [a, b] - 1
-    rates = np.array([(p["cubic"] + p["quartic"]) / p[key] for p in points])
     return {
         "gflop_per_s_cubic": float(1e-9 / a) if a else float("inf"),
         "gflop_per_s_quartic": float(1e-9 / b) if b else float("inf"),
         "seconds_per_flop_cubic": float(a),
         "seconds_per_flop_quartic": float(b),
         "largest_relative_error": float(np.abs(errors).max()),
-        "slowest_over_fastest_flop_per_s": float(rates.min() / rates.max()),
     }
