@@ -7,11 +7,11 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 VERBS: Mapping[str, str] = MappingProxyType({"insertion": "inserted", "deletion": "removed"})
 """What is done to patches in each mode."""
 
+_Numbers: TypeAlias = Sequence[Any] | np.ndarray
 _FORMAT = "moxi-lite explanation"
 _VERSION = 2  # 1 had no step_evaluations
 _ARRAYS = {
@@ -98,6 +99,44 @@ class Explanation:
     model: str | None = None
     masking: str | None = None
     reward: str | None = None
+
+    @classmethod
+    def from_steps(
+        cls,
+        mode: str,
+        order: _Numbers,
+        values: _Numbers,
+        other_end: float,
+        *,
+        predictions: _Numbers | None = None,
+        confidences: _Numbers | None = None,
+        step_evaluations: _Numbers | None = None,
+        **facts: Any,
+    ) -> Explanation:
+        """Assemble an explanation from what is known of the steps 0 to k.
+
+        `values`, `predictions` and `confidences` start before the first player; `other_end` is
+        the reward of all players (insertion) or of none (deletion); `facts` are further fields.
+        """
+        f = np.asarray(values, dtype=float)
+        f_empty, f_full = (f[0], other_end) if mode == "insertion" else (other_end, f[0])
+        if predictions is not None:
+            said = np.asarray(predictions, dtype=np.int64)
+            facts |= {"start_prediction": int(said[0]), "predictions": said[1:]}
+        if confidences is not None:
+            sure = np.asarray(confidences, dtype=float)
+            facts |= {"start_confidence": float(sure[0]), "confidences": sure[1:]}
+        if step_evaluations is not None:
+            facts["step_evaluations"] = np.asarray(step_evaluations, dtype=np.int64)
+        used = facts.get("step_evaluations", np.zeros(1))
+        return cls(
+            order=np.asarray(order, dtype=np.int64),
+            values=f[1:],
+            f_empty=float(f_empty),
+            f_full=float(f_full),
+            mode=mode,
+            **{"n_evaluations": int(used.max(initial=0)), **facts},
+        )
 
     def __len__(self) -> int:
         """Return the number of steps, k."""

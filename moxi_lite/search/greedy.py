@@ -245,23 +245,18 @@ def told(
     **facts: Any,
 ) -> Explanation:
     """Turn the steps of a search, step 0 included, into an `Explanation`."""
-    start, *taken = steps
-    has_classes = start.prediction is not None
-    f_empty, f_full = (start.value, other_end)[:: 1 if mode == "insertion" else -1]
-    return Explanation(
-        order=np.array([step.player for step in taken], dtype=np.int64),
-        values=np.array([step.value for step in taken], dtype=float),
-        f_empty=f_empty,
-        f_full=f_full,
+    has_classes = steps[0].prediction is not None
+    return Explanation.from_steps(
+        mode,
+        [step.player for step in steps[1:]],
+        [step.value for step in steps],
+        other_end,
         n_players=n_players,
-        mode=mode,
         stop_reason=stop_reason,
-        predictions=np.array([s.prediction for s in taken], np.int64) if has_classes else None,
-        confidences=np.array([s.confidence for s in taken], float) if has_classes else None,
-        start_prediction=start.prediction,
-        start_confidence=start.confidence,
+        predictions=[step.prediction for step in steps] if has_classes else None,
+        confidences=[step.confidence for step in steps] if has_classes else None,
         step_evaluations=step_evaluations,
-        **{"n_evaluations": int(step_evaluations.max(initial=0)), **facts},
+        **facts,
     )
 
 
