@@ -160,10 +160,15 @@ def _hub_weights(name: str, config: Any) -> tuple[Path, str]:
         why = f"{hub.ENDPOINT} cannot be reached ({silence})"
     else:
         repo, _, revision = config.hf_hub_id.partition("@")
+        token = False if repo.startswith("timm/") else None  # public: Colab asks for no secret
         for filename in _hub_files(config):
             try:
                 path = huggingface_hub.hf_hub_download(
-                    repo, filename, revision=revision or None, cache_dir=hub.HF_HUB_CACHE
+                    repo,
+                    filename,
+                    revision=revision or None,
+                    cache_dir=hub.HF_HUB_CACHE,
+                    token=token,
                 )
                 return Path(path), "the Hugging Face hub"
             except Exception as error:  # the hub's client lets errors of several libraries through

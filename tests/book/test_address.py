@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -32,7 +33,17 @@ def test_badge_and_install_cell(name: Path) -> None:
     cells = nbformat.read(NOTEBOOKS / name, as_version=4).cells
     tagged = {tag: cell.source for cell in cells for tag in cell.metadata.get("tags", [])}
     assert tagged["badge"] == f"{BADGE}{name.as_posix()})"
-    assert f'"moxi-lite @ git+{URL}@{BRANCH}"' in tagged["install"]
+    install = tagged["install"].splitlines()
+    assert f'    source = "git+{URL}@{BRANCH}"' in install
+    assert len(install) <= 12 and max(map(len, install)) <= 79
+    first = nbformat.read(NOTEBOOKS / chapters()[0], as_version=4).cells[2].source
+    assert tagged["install"] == first
+
+
+def test_badges_and_install_cells_name_the_tag_of_the_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert BRANCH == f"v{project['version']}"
+    assert f"\nversion: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_the_table_of_the_readme_lists_the_chapters() -> None:
@@ -56,25 +67,58 @@ def test_other_files(name: str, line: str) -> None:
     assert line in (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_a_new_address_reaches_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of everything that names the address, for set_address.py to work on."""
     for folder in ("book", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for name in ("_config.yml", "README.md", "CITATION.cff", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    before = {path: path.read_text() for path in tmp_path.rglob("*.*") if path.suffix in TEXTS}
     monkeypatch.setattr(set_address, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_a_new_address_and_version_reach_every_place(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = (copy / "pyproject.toml").read_text()
+    version = BRANCH.removeprefix("v")
+    (copy / "pyproject.toml").write_text(project.replace(f'"{version}"', '"7.8.9"'))
+    before = {path: path.read_text() for path in copy.rglob("*.*") if path.suffix in TEXTS}
     monkeypatch.setattr("sys.argv", ["set_address.py", "https://github.com/some-body/else.where/"])
     set_address.main()
     slug = URL.removeprefix("https://github.com/")
     for path, text in before.items():
-        wanted = text.replace(f"github.com/{slug}", "github.com/some-body/else.where")
+        wanted = text.replace(f"/{slug}@{BRANCH}", f"/{slug}@v7.8.9")
+        wanted = wanted.replace(f"/{slug}/blob/{BRANCH}/", f"/{slug}/blob/v7.8.9/")
+        wanted = wanted.replace(f"\n  branch: {BRANCH}\n", "\n  branch: v7.8.9\n")
+        wanted = wanted.replace(f"github.com/{slug}", "github.com/some-body/else.where")
         wanted = wanted.replace(f"/github/{slug}/", "/github/some-body/else.where/")
         wanted = wanted.replace(f"\ncd {slug.split('/')[1]}\n", "\ncd else.where\n")
         assert path.read_text() == wanted
     assert sum(path.read_text() != text for path, text in before.items()) >= len(chapters()) + 5
 
 
-@pytest.mark.parametrize("address", ["https://example.org/a/b", "https://github.com/a", "x"])
+def test_the_placeholder_cannot_be_released(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = (copy / "_config.yml").read_text()
+    monkeypatch.setattr("sys.argv", ["set_address.py", "--check"])
+    (copy / "_config.yml").write_text(config.replace(URL, "https://github.com/your--name/this"))
+    with pytest.raises(SystemExit):
+        set_address.main()
+    (copy / "_config.yml").write_text(config.replace(URL, "https://github.com/some-body/this"))
+    set_address.main()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org/a/b",
+        "https://github.com/a",
+        "https://github.com/nobody--registers/this",
+        "https://github.com/-a/b",
+        "x",
+    ],
+)
 def test_an_address_that_colab_cannot_open_is_refused(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

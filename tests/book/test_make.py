@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from _common import ROOT
+from packaging.specifiers import SpecifierSet
 
 # Stands for Python: makes a .venv whose python says what it was asked for, and fails on request.
 PYTHON = """#!/bin/sh
@@ -157,3 +159,16 @@ def test_constraints_are_exact_and_cover_the_requirements() -> None:
     assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.!+]+", line)] == []
     pinned = {requirement_name(line) for line in pins}
     assert {requirement_name(line) for line in requirement_lines()} - pinned == set()
+
+
+def test_constraints_admit_the_first_python_3_11_of_a_stable_distribution() -> None:
+    """Debian 12 has Python 3.11.2; what an installed package of the pinned version asks for."""
+    pins = (line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    versions = {requirement_name(pin[0]): pin[1] for pin in pins if len(pin) == 2}
+    refusing = [
+        f"{each.name}=={each.version}"
+        for each in metadata.distributions()
+        if versions.get(requirement_name(each.name)) == each.version
+        and "3.11.2" not in SpecifierSet(each.metadata["Requires-Python"] or "")
+    ]
+    assert refusing == []
