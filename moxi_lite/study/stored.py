@@ -441,7 +441,13 @@ def _folders() -> list[Path]:
 
 
 def _address() -> str:
-    """Address of the stored results, from the package's metadata."""
-    links = metadata.metadata("moxi-lite").get_all("Project-URL") or []
-    home = dict(link.split(", ", 1) for link in links).get("Repository", "")
-    return f"{home.replace('github.com', 'raw.githubusercontent.com')}/main/results/"
+    """Address of the stored results: at the commit that pip fetched, else at this version's tag."""
+    installed = metadata.distribution("moxi-lite")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    if "vcs_info" in origin:
+        home, at = origin["url"].removesuffix(".git"), origin["vcs_info"]["commit_id"]
+    else:
+        links = installed.metadata.get_all("Project-URL") or []
+        home = dict(link.split(", ", 1) for link in links).get("Repository", "")
+        at = f"v{installed.version}"
+    return f"{home.replace('github.com', 'raw.githubusercontent.com')}/{at}/results/"
