@@ -4,13 +4,12 @@ from moxi_lite.ledger.claims import Claim, Entry, LedgerError, Row
 from moxi_lite.ledger.entries import (
     CLAIMS,
     LEDGER_DIR_VARIABLE,
-    STATUSES,
     markdown_table,
     read_entries,
     record,
-    record_estimate,
     table,
 )
+from moxi_lite.ledger.verdicts import STATUSES
 
 __all__ = [
     "CLAIMS",
@@ -23,6 +22,5 @@ __all__ = [
     "markdown_table",
     "read_entries",
     "record",
-    "record_estimate",
     "table",
 ]

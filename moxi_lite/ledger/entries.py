@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from moxi_lite.curves import Estimate
 from moxi_lite.errors import unknown_name
@@ -31,10 +30,10 @@ from moxi_lite.ledger.claims import (
     written_row,
     written_value,
 )
+from moxi_lite.ledger.verdicts import STATUSES, check, status_of
 
 LEDGER_DIR_VARIABLE = "MOXI_LITE_LEDGER_DIR"
 _ROUNDING = 1e-9  # of a value against the ends of its interval
-STATUSES = ("reproduced", "scaled down", "differs", "undecided", "corrected", "not attempted")
 
 
 CLAIMS: Mapping[str, Claim] = load_claims()
@@ -100,20 +99,13 @@ def record(
     if ends is not None and not ends[0] - _ROUNDING <= value <= ends[1] + _ROUNDING:
         raise ValueError(f"the interval {ends} does not hold the value {value}: is it in its unit?")
     entry = Entry(claim_id, float(value), None if n is None else int(n), ends, note, scaled)
-    _check(claim, entry)
+    check(claim, entry)
     if folder := os.environ.get(LEDGER_DIR_VARIABLE):
         text = json.dumps(asdict(entry), indent=2, ensure_ascii=False) + "\n"
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(folder) / f"{claim_id}.json", text.encode())
-    print(f"Ledger: {claim_id}: {written_row(Row(claim, entry, _status(claim, entry)))}")
+    print(f"Ledger: {claim_id}: {written_row(Row(claim, entry, status_of(claim, entry)))}")
     return entry
-
-
-def record_estimate(
-    claim_id: str, estimate: Estimate, *, n: int, at_least: int = 20, **facts: Any
-) -> Entry | None:
-    """Record an estimate: the former name of `record`."""
-    return record(claim_id, estimate, n=n, at_least=at_least, **facts)
 
 
 def read_entries(folder: str | os.PathLike[str]) -> list[Entry]:
@@ -183,10 +175,10 @@ def table(entries: Iterable[Entry]) -> list[Row]:
     """
     best: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda each: (not each.scaled, each.n or 0)):
-        _check(_claim(entry.claim), entry)
+        check(_claim(entry.claim), entry)
         best[entry.claim] = entry
     return [
-        Row(claim, best.get(claim.id), _status(claim, best.get(claim.id)))
+        Row(claim, best.get(claim.id), status_of(claim, best.get(claim.id)))
         for claim in CLAIMS.values()
     ]
 
@@ -217,42 +209,3 @@ def _claim(claim_id: str) -> Claim:
     if claim_id not in CLAIMS:
         raise unknown_name("claim", claim_id, CLAIMS)
     return CLAIMS[claim_id]
-
-
-def _check(claim: Claim, entry: Entry) -> None:
-    if not math.isfinite(entry.value):
-        raise LedgerError(f"claim {claim.id!r}: the value is {entry.value}, not a finite number.")
-    low, high = claim.tolerance or (-math.inf, math.inf)
-    if not low <= entry.value <= high and not _undecided(claim, entry):
-        unit = f" {claim.unit}" if claim.unit else ""
-        raise LedgerError(
-            f"claim {claim.id!r}: the value {entry.value:.10g}{unit} lies outside the expected "
-            f"interval {low:g} to {high:g}. Find out why before changing claims.json."
-        )
-
-
-def _undecided(claim: Claim, entry: Entry) -> bool:
-    """Whether the interval leaves open if the claim holds."""
-    expected = claim.claimed or claim.tolerance
-    if expected is None or entry.interval is None:
-        return False
-    low, high = entry.interval
-    least, most = expected
-    if claim.value is not None:
-        return not least <= entry.value <= most and low <= claim.value <= high
-    return low < least <= high or low <= most < high
-
-
-def _status(claim: Claim, entry: Entry | None) -> str:
-    if entry is None:
-        return "not attempted"
-    if _undecided(claim, entry):
-        return "undecided"
-    if claim.correction is not None:
-        return "corrected"
-    for ends, value in ((claim.tolerance, claim.value), (claim.claimed, entry.value)):
-        if ends is not None and value is not None and not ends[0] <= value <= ends[1]:
-            return "differs"
-    if entry.scaled or (claim.n is not None and entry.n is not None and entry.n < claim.n):
-        return "scaled down"
-    return "reproduced"
