@@ -10,11 +10,13 @@ with moxi_lite.ledger lies in _build/run/PROFILE/ledger.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import os
 import shutil
 import sys
+import tomllib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -23,11 +25,27 @@ import nbformat
 import papermill
 from _common import BUILD, NOTEBOOKS, PROFILES, ROOT, chapters, fail, say
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from papermill.exceptions import PapermillExecutionError
 
 CELL_TIMEOUT = 15 * 60  # seconds
 # Variables on which what a notebook prints may depend.
 VARIABLES = ("MOXI_LITE_DATA_DIR", "MOXI_LITE_RESULTS_DIR", "HF_", "CUDA_VISIBLE_DEVICES")
+
+# The settings of the kernel, which IPython runs as Python when it starts.
+KERNEL = """
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *more):
+        return None if name in HIDDEN else super().find_spec(name, *more)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+get_config().InlineBackend.figure_formats = {"retina"}
+"""
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, str]) -> None:
@@ -53,6 +71,26 @@ def shared_key(root: Path = ROOT) -> bytes:
     gpu = str(Path("/dev/nvidia0").exists())
     total.update("\0".join([*sorted(versions), *sorted(variables), gpu]).encode())
     return total.digest()
+
+
+def beyond_the_package(root: Path = ROOT) -> list[str]:
+    """Modules that are here for the book and its tests only, which a kernel does not find.
+
+    A notebook must do with what the package requires, as on Colab. The two exceptions are the
+    kernel and the digits for those whom MNIST's server does not answer.
+    """
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    todo, needed = [*project["dependencies"], "moxi-lite", "ipykernel", "mlxtend"], set()
+    while todo:
+        asked = Requirement(todo.pop())
+        name = canonicalize_name(asked.name)
+        if name in needed or (asked.marker and not asked.marker.evaluate({"extra": ""})):
+            continue
+        needed.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            todo += metadata.requires(name) or []
+    owners = metadata.packages_distributions().items()
+    return sorted(m for m, of in owners if needed.isdisjoint(map(canonicalize_name, of)))
 
 
 def run(
@@ -120,7 +158,7 @@ def main() -> None:
     os.environ |= {"JUPYTER_PATH": "", "IPYTHONDIR": str(BUILD / "ipython"), "PYTHONHASHSEED": "0"}
     settings = BUILD / "ipython" / "profile_default" / "ipython_kernel_config.py"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text('get_config().InlineBackend.figure_formats = {"retina"}\n')
+    settings.write_text(KERNEL.replace("HIDDEN", repr({*beyond_the_package()})))
     os.environ.pop("MPLBACKEND", None)
     folder = BUILD / "run" / given.profile
     total, key = 0.0, shared_key()

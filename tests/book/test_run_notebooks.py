@@ -104,3 +104,23 @@ def test_the_key_follows_package_results_and_caches(
     assert run_notebooks.shared_key(tmp_path) == keys[-1]
     monkeypatch.setenv("HF_HUB_CACHE", os.fspath(tmp_path))
     assert run_notebooks.shared_key(tmp_path) not in keys and len(set(keys)) == 3
+
+
+def test_a_kernel_sees_only_what_the_package_requires(
+    write_notebook: NotebookWriter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    beyond = run_notebooks.beyond_the_package()
+    assert {"sphinx", "jupyter_book", "papermill", "nbformat", "bs4", "tabulate"} <= {*beyond}
+    assert {"torch", "pytorch_grad_cam", "cv2", "ipykernel", "mlxtend"}.isdisjoint(beyond)
+    source = write_notebook(
+        "import numpy, pytorch_grad_cam, pandas.io.formats.style", "import sphinx.util"
+    )
+    monkeypatch.setattr(run_notebooks, "NOTEBOOKS", source.parent)
+    monkeypatch.setattr(run_notebooks, "BUILD", tmp_path / "build")
+    monkeypatch.setattr("sys.argv", ["run_notebooks.py", str(source)])
+    with pytest.raises(SystemExit):
+        run_notebooks.main()
+    assert "No module named 'sphinx'" in capsys.readouterr().err
