@@ -68,6 +68,7 @@ def tiny_vit():
             nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=scale)
         nn.init.normal_(module.pos_embed)
         nn.init.normal_(module.cls_token)
+    module.eval().requires_grad_(False)
     return load_model(module, input_size=32, mean=0.5, std=0.5, device="cpu")
 
 
@@ -82,6 +83,7 @@ def tiny_cnn():
     for channel in range(3):
         nn.init.constant_(convolution.weight[channel, channel], 10.0)
     module = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module.eval().requires_grad_(False)
     names = ("red", "green", "blue")
     return load_model(
         module, input_size=32, mean=0.5, std=0.5, grid=4, class_names=names, device="cpu"

@@ -1,6 +1,6 @@
 """Classifiers: loading, preprocessing, weights."""
 
-from moxi_lite.models.classifier import Classifier, dtype_of
+from moxi_lite.models.classifier import Classifier, dtype_of, evaluating, patched_methods, state_of
 from moxi_lite.models.load import (
     available_models,
     check_device,
@@ -39,12 +39,15 @@ __all__ = [
     "check_device",
     "check_model_name",
     "dtype_of",
+    "evaluating",
     "file_sha256",
     "imagenet_class_names",
     "load_model",
     "load_set_sum",
+    "patched_methods",
     "save_set_sum",
     "set_sum_vit",
+    "state_of",
     "state_sha256",
     "why_unreachable",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import nn
 
 from moxi_lite.errors import index_of, unknown_name
 
+OUTPUTS = ("logits", "probabilities", "binary", "multilabel")
+_METHODS = {"forward", "forward_features", "forward_head", "pool", "_pos_embed"}
+
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -22,7 +26,7 @@ class Classifier:
     Attributes
     ----------
     module : torch.nn.Module
-        The network in evaluation mode, parameters frozen; maps float (m, 3, H, W) to logits (m, C).
+        The network; maps float (m, 3, H, W) to what `outputs` says.
     name : str
         The name it was loaded by; for an own module, the name of its class.
     grid : tuple of int
@@ -34,17 +38,20 @@ class Classifier:
     class_names : tuple of str
         One name per class, length C.
     device : torch.device
-        Where the module's parameters lie.
+        Where the module's parameters lie now.
     source : str
         Where the weights came from, for people; says so if a fallback was used.
     weights_sha256 : str
-        SHA-256 of the weights file; where there is no single file, of the state dict.
+        SHA-256 of the weights file; where there is no single file, of the state dict at loading.
     transform : callable
         PIL RGB image -> float32 tensor (3, H, W), the evaluation transform of the model.
     drop_as : str or None
         The masking that ``masking="drop"`` stands for, where the model's makers say what an absent
         patch looks like to it: ``"zero"``, a blank cell, for ``"set_sum_cnn"``.  None means the
         deletion of tokens.
+    outputs : {"logits", "probabilities", "binary", "multilabel"}
+        What the module returns: logits (m, C); their softmax (m, C); the logit of class 1 of two,
+        (m, 1) or (m,); or logits (m, C) of labels of which any number may hold.
     """
 
     module: nn.Module = field(repr=False)
@@ -54,12 +61,19 @@ class Classifier:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     class_names: tuple[str, ...] = field(repr=False)
-    device: torch.device
     source: str
     weights_sha256: str
     transform: Callable[[Image.Image], torch.Tensor] = field(repr=False)
     drop_as: str | None = None
-    _casts: dict[torch.dtype, nn.Module] = field(default_factory=dict, init=False, repr=False)
+    outputs: str = "logits"
+    _casts: dict[torch.dtype, tuple[object, nn.Module]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's parameters lie now; the CPU if it has none."""
+        return device_of(self.module)
 
     @property
     def n_classes(self) -> int:
@@ -67,12 +81,33 @@ class Classifier:
         return len(self.class_names)
 
     def module_in(self, dtype: torch.dtype) -> nn.Module:
-        """Return the module in a precision; another one than its own is copied once and kept."""
+        """Return the module in a precision: itself, or a copy, kept as long as it is faithful.
+
+        ValueError says why no copy can be made.
+        """
         if dtype == dtype_of(self.module):
             return self.module
-        if dtype not in self._casts:
-            self._casts[dtype] = copy.deepcopy(self.module).to(dtype)
-        return self._casts[dtype]
+        state, kept = self._casts.get(dtype, (None, self.module))
+        if state != state_of(self.module) or not _is_copy(kept, self.module):
+            try:
+                kept = copy.deepcopy(self.module).to(dtype)
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(
+                    f"no copy of {self.name} in {dtype} can be made: {error}. Play in the module's "
+                    f"own precision, dtype={dtype_of(self.module)}; pruned layers can be copied "
+                    "after torch.nn.utils.prune.remove."
+                ) from error
+            self._casts[dtype] = state_of(self.module), kept
+        return kept
+
+    def to_logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Make float32 logits (m, C) of what the module returned, (m, ...), as `outputs` says."""
+        rows = outputs.float()
+        rows = rows[:, None] if rows.ndim == 1 else rows
+        if self.outputs == "probabilities":
+            return rows.clamp(min=torch.finfo(torch.float32).tiny).log()
+        # the log-odds of class 1 against class 0 are the logit
+        return torch.cat([torch.zeros_like(rows), rows], 1) if self.outputs == "binary" else rows
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn upright as EXIF says, resize, crop and normalise an RGB image: float32 (3, H, W).
@@ -110,9 +145,8 @@ class Classifier:
                 f"logits expects a batch of shape (m, {', '.join(map(str, expected))}), "
                 f"got {tuple(batch.shape)}."
             )
-        with torch.no_grad():
-            out = self.module(batch.to(self.device, dtype_of(self.module)))
-        return out.to(torch.float32)
+        with torch.no_grad(), evaluating(self.module):
+            return self.to_logits(self.module(batch.to(self.device, dtype_of(self.module))))
 
     def class_name(self, index: int) -> str:
         """Name of a class; raises IndexError if `index` is outside 0..C-1."""
@@ -153,10 +187,62 @@ class Classifier:
         return index
 
 
-def device_of(module: nn.Module, default: torch.device | None = None) -> torch.device:
-    """Return the device of a module's first parameter; `default`, or the CPU, if it has none."""
-    parameter = next(module.parameters(), None)
-    return (default or torch.device("cpu")) if parameter is None else parameter.device
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Put networks into evaluation mode; afterwards every submodule has its own flag again.
+
+    Flags are set, and `nn.Module.train` is not called: adapters merge their weights in it.
+    """
+    training = [part for module in modules for part in module.modules() if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def state_of(module: nn.Module) -> object:
+    """Return what differs after a change of weights, layers, hooks or patched methods.
+
+    Only writes through ``.data`` escape it: torch does not count them.
+    """
+    parts = [
+        (id(part), *part._forward_hooks, "pre", *part._forward_pre_hooks, patched_methods(part))
+        for part in module.modules()
+    ]
+    weights = [
+        (id(each), each.data_ptr(), 0 if each.is_inference() else each._version)
+        for each in module.parameters()
+    ]
+    return parts, weights
+
+
+def patched_methods(part: nn.Module) -> dict[str, int]:
+    """Names of the methods that were replaced in this one object, and what by."""
+    return {name: id(new) for name, new in vars(part).items() if name in _METHODS}
+
+
+def _is_copy(copied: nn.Module, module: nn.Module) -> bool:
+    """Whether all tensors and plain settings of a copy in another precision are the module's."""
+    mine, theirs = ([*each.parameters(), *each.buffers()] for each in (copied, module))
+    return (
+        len(mine) == len(theirs)
+        and list(map(_settings, copied.modules())) == list(map(_settings, module.modules()))
+        and all(torch.equal(a, b.to(a.dtype)) for a, b in zip(mine, theirs, strict=True))
+    )
+
+
+def _settings(part: nn.Module) -> dict[str, object]:
+    plain = bool | int | float | str | tuple | None
+    return {k: v for k, v in vars(part).items() if isinstance(v, plain) and k != "training"}
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter or buffer; the CPU if it has none."""
+    first = next(iter([*module.parameters(), *module.buffers()]), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

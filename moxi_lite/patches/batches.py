@@ -33,7 +33,7 @@ class Batcher:
             self._bytes = (free + cached) // 3
 
     def run(self, tasks: Sequence[Task]) -> list[np.ndarray]:
-        """Return the logits of all tasks, float32 arrays of shape (m, C).
+        """Return what the networks say in all tasks, float32 arrays of shape (m, C).
 
         Coalitions that cost the same share batches, whichever image they belong to.  The batch is
         halved when memory runs out; MemoryError says that not even one coalition fits.
@@ -64,7 +64,7 @@ class Batcher:
         # the maskings of a group differ in their image alone, so any of them can run the batch
         masking = tasks[rows[0, 0]][0]
         batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
-        return masking.forward(batch).float().cpu().numpy()
+        return masking.forward(batch).float().reshape(len(batch), -1).cpu().numpy()
 
     def _try_forward(self, tasks: Sequence[Task], rows: np.ndarray) -> np.ndarray | None:
         """Return the logits, or None if the batch does not fit."""
@@ -101,7 +101,7 @@ def _groups(tasks: Sequence[Task]) -> Iterator[np.ndarray]:
     """Yield groups of (task, row) pairs, int (k, 2), that may share a batch."""
     members: dict[object, list[np.ndarray]] = {}
     for number, (masking, coalitions) in enumerate(tasks):
-        sizes = coalitions.sum(axis=1) if masking.needs_equal_sizes else np.zeros(len(coalitions))
+        sizes = masking.sizes(coalitions)
         for size in np.unique(sizes):
             rows = np.flatnonzero(sizes == size)
             pairs = np.stack([np.full(len(rows), number), rows], axis=1)
@@ -112,4 +112,4 @@ def _groups(tasks: Sequence[Task]) -> Iterator[np.ndarray]:
 
 def _row_cost(tasks: Sequence[Task], row: np.ndarray) -> int:
     masking, coalitions = tasks[row[0]]
-    return masking.row_cost(int(coalitions[row[1]].sum()))
+    return masking.row_cost(int(masking.sizes(coalitions[row[1:]])[0]))

@@ -7,44 +7,59 @@ patches and works for every classifier, at the price of showing it an image nobo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import torch
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from moxi_lite.errors import unknown_name
-from moxi_lite.models import Classifier
-from moxi_lite.patches.vit import encode, project
+from moxi_lite.models import Classifier, dtype_of, evaluating
+from moxi_lite.patches.vit import (
+    encode,
+    is_plain,
+    pools_patches,
+    project,
+    run_masking_keys,
+    run_on_some,
+    tampered,
+    transformers_in,
+    with_nothing,
+)
 
 BaselineFunction = Callable[[Tensor], Tensor]
 
-_PLAIN_VIT_MODULES = {"timm.models.vision_transformer", "timm.models.deit"}
+# By how much, of the largest logit, two ways to compute the same may differ by rounding.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 
 
 class Masking(Protocol):
     """One image under one notion of absence.
 
     `inputs` depends on the image, `forward` on the network alone, so that coalitions of several
-    images can share a batch; those of one batch must be equally large if `needs_equal_sizes`.
+    images of one `kind` can share a batch, if their sizes are equal.
     """
 
+    name: str
+    module: nn.Module
     n_players: int
-    needs_equal_sizes: bool
     kind: tuple[object, ...]  # those of one kind have interchangeable `forward`
 
-    def row_cost(self, n_present: int) -> int:
-        """Approximate bytes of activations that one coalition of that size needs."""
+    def sizes(self, coalitions: np.ndarray) -> np.ndarray:
+        """Size, int (m,), of what the network is shown of coalitions, bool (m, n)."""
+
+    def row_cost(self, size: int) -> int:
+        """Approximate bytes of activations that one coalition of that size needs, at least 1."""
 
     def inputs(self, coalitions: Tensor) -> Tensor:
-        """Make what the network is shown of coalitions, bool (m, n)."""
+        """Make what the network is shown of coalitions, bool (m, n), of one size."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map these to logits (m, C)."""
+        """Map these to the network's output (m, C)."""
 
 
 def deletion_problem(
@@ -52,11 +67,12 @@ def deletion_problem(
     size: tuple[int, int] | None = None,
     grid: tuple[int, int] | None = None,
 ) -> str | None:
-    """Say why token deletion is not defined for a model, or return None if it is.
+    """Say why token deletion is not defined for a kind of model, or return None if it may be.
 
     Deletion is exact for transformers that add absolute position embeddings to the tokens and
-    know nothing else of where a token came from: timm's plain ViT and DeiT, with class, register
-    or distillation tokens.
+    know nothing else of where a token came from: timm's Vision Transformer and DeiT, with class,
+    register or distillation tokens, alone or inside a network of your own.  Whether it is exact for
+    this very network, with its hooks and adapters, is found out by `TokenDeletion`.
 
     Parameters
     ----------
@@ -64,130 +80,187 @@ def deletion_problem(
     size : tuple of int, optional
         (H, W) of an image, needed to judge a grid.
     grid : tuple of int, optional
-        Rows and columns of patches; both must divide the model's own grid of tokens.
+        Rows and columns of patches, at most as many as the model has tokens.
     """
-    name = type(module).__name__
-    if not isinstance(module, VisionTransformer):
-        return f"{name} is not a plain timm Vision Transformer"
-    if type(module).__module__ not in _PLAIN_VIT_MODULES:
-        return f"{name} changes timm's plain Vision Transformer in ways unknown here"
-    if not isinstance(module.patch_embed, PatchEmbed):
-        stem = type(module.patch_embed).__name__
+    inside = transformers_in(module)
+    if len(inside) != 1:
+        found = "no timm Vision Transformer" if not inside else f"{len(inside)} of them"
+        return f"{type(module).__name__} is, or holds, {found}"
+    (vit,) = inside
+    if not isinstance(vit.patch_embed, PatchEmbed):
+        stem = type(vit.patch_embed).__name__
         return f"its stem, {stem}, mixes pixels of neighbouring patches into every token"
-    if module.attn_pool is not None and not _pools_prefix(module):
+    if vit.attn_pool is not None and pools_patches(vit):
         return "it pools patch tokens by attention, which is undefined when none is left"
     if size is not None and grid is not None:
-        rows, columns = module.patch_embed.dynamic_feat_size(size)
-        if rows % grid[0] or columns % grid[1]:
-            return (
-                f"the grid must divide the model's own {rows}x{columns}, which "
-                f"{grid[0]}x{grid[1]} does not"
-            )
+        rows, columns = vit.patch_embed.dynamic_feat_size(size)
+        if rows < grid[0] or columns < grid[1]:
+            return f"the grid {grid[0]}x{grid[1]} is finer than its tokens, {rows}x{columns}"
     return None
 
 
-def resolve_masking(
-    model: Classifier, masking: str | Tensor | BaselineFunction, grid: tuple[int, int]
-) -> str | Tensor | BaselineFunction:
-    """Put the masking meant in the place of ``"auto"`` and of ``"drop"``; leave others as they are.
-
-    ``"auto"`` means token deletion where it is defined for model and grid, otherwise ``"mean"``.
-    For a model whose makers say what an absent patch looks like (`Classifier.drop_as`) both names
-    mean that.
-    """
-    if not isinstance(masking, str) or masking not in ("auto", "drop"):
-        return masking
-    if model.drop_as is not None:
-        return model.drop_as
-    possible = masking == "drop" or not deletion_problem(model.module, model.input_size, grid)
-    return "drop" if possible else "mean"
-
-
-def _pools_prefix(module: VisionTransformer) -> bool:
-    return module.num_prefix_tokens > 0 and getattr(module, "pool_include_prefix", False)
+def resolve_masking(model: Classifier, masking: str, grid: tuple[int, int]) -> str:
+    """Name the masking that `make_masking` would choose, found out on an image of noise."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, *model.input_size, generator=generator)
+    return make_masking(model, noise.to(model.device, dtype_of(model.module)), masking, grid).name
 
 
 class TokenDeletion:
     """Absent patches are deleted from the sequence of tokens of a Vision Transformer.
 
-    The image is embedded once, and the first block's queries, keys and values are computed once.
-    Coalitions of one size then become one dense gather of tokens and run through the blocks
-    without any attention mask.
+    Tokens are deleted after position embeddings were added to them. Coalitions of one size become
+    one dense batch, without any attention mask.
     For models that read out the class token this equals masking the keys of absent tokens in
     every attention layer, to rounding.  Models that average the patch tokens average those
     present; with none present the mean is taken as the zero vector.
 
+    That it is right for this very network is proven here, at the price of two and a half passes:
+    the whole image must give what the network gives, and a random half of its tokens what masking
+    their keys gives.  Where nothing is hooked, replaced or adapted the blocks run without the work
+    that nobody reads (`dense`); otherwise, or where that differs, the network itself runs, with a
+    hook of ours that deletes the tokens before the first block.
+
     Parameters
     ----------
     module : nn.Module
-        A plain timm Vision Transformer in eval mode.
+        A network that is or holds a timm Vision Transformer, in evaluation mode.
     image : Tensor, shape (3, H, W)
         Preprocessed image on the module's device, in the module's dtype.
     grid : tuple of int, optional
-        Rows and columns of patches.  None means one patch per token; otherwise both must divide
-        the model's grid of tokens, and a patch is a block of tokens.
+        Rows and columns of patches.  None means one patch per token; otherwise a patch is a block
+        of tokens, and blocks are as equal as the numbers allow.
 
     Raises
     ------
     ValueError
-        If deletion is not defined for this model or this grid; the message names the alternative.
+        If deletion is not defined for this model or this grid, or is not what the network
+        computes; the message names the cause and the alternative.
     """
 
-    needs_equal_sizes = True
+    name = "drop"
 
     def __init__(
         self, module: nn.Module, image: Tensor, grid: tuple[int, int] | None = None
     ) -> None:
         size = (image.shape[1], image.shape[2])
         problem = deletion_problem(module, size, grid)
-        if problem is not None or not isinstance(module, VisionTransformer):
+        if problem is not None:
             raise ValueError(
                 f'masking="drop" deletes tokens, which is not defined for this model: {problem}. '
                 'Use pixel masking instead, for example masking="mean".'
             )
-        self._module = module
-        with torch.inference_mode():
-            # position embeddings are added here, before anything is deleted
-            tokens = module.norm_pre(module._pos_embed(module.patch_embed(image[None])))[0]
-            tokens = torch.cat([tokens, project(module, tokens)], dim=1)
-        self._prefix = tokens[: module.num_prefix_tokens]
-        self._patches = tokens[module.num_prefix_tokens :]
-        rows, columns = module.patch_embed.dynamic_feat_size(size)
+        self.module = module
+        (self._vit,) = transformers_in(module)
+        self._image = image
+        rows, columns = self._vit.patch_embed.dynamic_feat_size(size)
         grid = (rows, columns) if grid is None else grid
         players = patch_map(rows, columns, grid).ravel()
+        self._tokens_of = np.bincount(players)
         self._player_of_token = torch.from_numpy(players).to(image.device)
         self.n_players = grid[0] * grid[1]
-        self.kind: tuple[object, ...] = id(module), self.n_players
+        with torch.no_grad():
+            self._prove()
 
-    def row_cost(self, n_present: int) -> int:
-        """Approximate bytes of activations that one coalition of that size needs."""
-        n_tokens = n_present * len(self._patches) // self.n_players + self._prefix.shape[0]
+    def _prove(self) -> None:
+        """Choose a way to run the network that equals it, or say why there is none."""
+        whole = self.module(self._image[None])
+        generator = torch.Generator().manual_seed(0)
+        half = torch.randperm(self.n_players, generator=generator) < (self.n_players + 1) // 2
+        half[0] = half[-1] = False  # what counts tokens from either end finds others there
+        half[-1] |= not half.any()
+        some = half.to(self._image.device)[self._player_of_token]
+        masked, seen = run_masking_keys(self.module, self._image, some)
+        reasons = []
+        if not _same_picture(seen, self._image[None]):
+            reasons = ["the picture is moved or changed on its way to the tokens"]
+        for dense in [] if reasons else [True, False] if is_plain(self.module) else [False]:
+            self._set(dense)
+            try:
+                found = [self.forward(self.inputs(each[None])) for each in (half | True, half)]
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever hooks and heads may raise when tokens are gone
+                reasons.append(f"it fails without some of its tokens ({error})")
+                continue
+            off = [_off(a, b) for a, b in zip(found, (whole, masked), strict=True)]
+            if all(share <= _ROUNDING.get(whole.dtype, 1e-4) for share in off):
+                return
+            reasons.append(
+                f"without deletions it is off by {off[0]:.2g} of the largest score, with half of "
+                f"the tokens by {off[1]:.2g}"
+            )
+        causes = tampered(self.module)[:5] or [f"a layer of {type(self.module).__name__}"]
+        raise ValueError(
+            f'masking="drop" deletes tokens, which is not what this network computes: '
+            f"{reasons[-1]}. The cause may be {', '.join(causes)}. "
+            'Use pixel masking instead, for example masking="mean".'
+        )
+
+    def _set(self, dense: bool) -> None:
+        self.dense = dense
+        self.kind: tuple[object, ...] = (id(self.module), "drop")
+        if not dense:
+            self.kind = (id(self), "drop")  # it embeds its own image
+            return
+        vit = self._vit
+        # position embeddings are added here, before anything is deleted
+        tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(self._image[None])))[0]
+        tokens = torch.cat([tokens, project(vit, tokens)], dim=1)
+        self._prefix, self._patches = tokens.tensor_split([vit.num_prefix_tokens])
+
+    def sizes(self, coalitions: np.ndarray) -> np.ndarray:
+        """Count the patch tokens that coalitions (m, n) keep: int (m,)."""
+        return coalitions @ self._tokens_of
+
+    def row_cost(self, size: int) -> int:
+        """Approximate bytes of activations that one coalition with so many patch tokens needs."""
+        n_tokens = max(1, size + self._vit.num_prefix_tokens)
         # what `inputs` holds (4d), residuals (3d), and the larger of attention (3d and its
         # result) and the hidden layer of the MLP (4d), with some room for copies
-        return 14 * n_tokens * self._module.embed_dim * self._prefix.element_size()
+        return 14 * n_tokens * self._vit.embed_dim * self._image.element_size()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def inputs(self, coalitions: Tensor) -> Tensor:
-        """Gather the tokens, each with its projection, of coalitions (m, n) of one size."""
+        """Gather the tokens of coalitions (m, n) of one size, each with its projection.
+
+        Where the network itself runs, only their numbers.
+        """
         m = coalitions.shape[0]
         present = coalitions[:, self._player_of_token].nonzero()[:, 1].view(m, -1)
+        if not self.dense:
+            return present
         return torch.cat([self._prefix.expand(m, -1, -1), self._patches[present]], dim=1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Classify sets of tokens from `inputs`: logits (m, C)."""
-        module, width = self._module, self._module.embed_dim
-        tokens, projected = inputs[..., :width], inputs[..., width:]
-        nothing_to_pool = (
-            tokens.shape[1] == module.num_prefix_tokens
-            and module.global_pool != "token"
-            and not _pools_prefix(module)
-        )
-        if not nothing_to_pool:
-            return module.forward_head(encode(module, tokens, projected))
-        # timm would average over no token at all (NaN): the mean of nothing is taken as zero
-        pooled = tokens.new_zeros(tokens.shape[0], width)
-        return module.head(module.head_drop(module.fc_norm(pooled)))
+        """Classify sets of tokens from `inputs`: what the network returns, (m, C)."""
+        vit = self._vit
+        if not self.dense:
+            return run_on_some(self.module, self._image, inputs)
+        tokens, projected = inputs[..., : vit.embed_dim], inputs[..., vit.embed_dim :]
+        normed = encode(vit, tokens, projected) if tokens.shape[1] else tokens
+        if tokens.shape[1] == vit.num_prefix_tokens and pools_patches(vit):
+            normed = with_nothing(vit, normed)
+        return vit.forward_head(normed)
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest score; infinite if there is a NaN."""
+    scale = expected.abs().max().float().clamp(min=1e-6)
+    share = float((found - expected).abs().max().float() / scale)
+    return share if np.isfinite(share) else np.inf
+
+
+def _same_picture(seen: Tensor, image: Tensor) -> bool:
+    """Whether both are the same but for the normalisation of channels."""
+    if seen.shape != image.shape:
+        return False
+    seen, image = (
+        (each - each.mean((2, 3), True)) / each.std((2, 3), keepdim=True).clamp(min=1e-6)
+        for each in (seen.float(), image.float())
+    )
+    return bool((seen - image).abs().mean() < 0.02)
 
 
 def patch_map(height: int, width: int, grid: tuple[int, int]) -> np.ndarray:
@@ -248,24 +321,25 @@ class PixelMasking:
 
     Parameters
     ----------
-    module : callable
-        Maps images (m, 3, H, W) to logits (m, C).
+    module : nn.Module
+        Maps images (m, 3, H, W) to scores (m, C).
     image : Tensor, shape (3, H, W)
         Preprocessed image on the module's device, in the module's dtype.
     baseline : Tensor, shape (3, H, W)
         Shown where a patch is absent, in the units of the preprocessed image.
     grid : tuple of int
         Rows and columns of patches.
+    name : str
+        What the baseline is called.
     """
-
-    needs_equal_sizes = False
 
     def __init__(
         self,
-        module: Callable[[Tensor], Tensor],
+        module: nn.Module,
         image: Tensor,
         baseline: Tensor,
         grid: tuple[int, int],
+        name: str = "custom",
     ) -> None:
         if not isinstance(baseline, Tensor):
             raise TypeError(
@@ -279,7 +353,8 @@ class PixelMasking:
             )
         if not bool(torch.isfinite(baseline).all()):
             raise ValueError("the baseline holds NaN or Inf: expected finite numbers.")
-        self._module = module
+        self.name = name
+        self.module = module
         self._image = image
         self._baseline = baseline
         cells = patch_map(image.shape[1], image.shape[2], grid)
@@ -287,34 +362,42 @@ class PixelMasking:
         self.n_players = grid[0] * grid[1]
         self.kind: tuple[object, ...] = id(module), "pixels"
 
-    def row_cost(self, n_present: int) -> int:
+    def sizes(self, coalitions: np.ndarray) -> np.ndarray:
+        """Return zeros (m,): the network is shown whole images."""
+        return np.zeros(len(coalitions), dtype=int)
+
+    def row_cost(self, size: int) -> int:
         """Approximate bytes of activations that one coalition needs, whatever its size."""
         # a convolutional net's widest layers hold some 40 times its input
         return 40 * self._image.nbytes
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def inputs(self, coalitions: Tensor) -> Tensor:
         """Paint over the absent patches of coalitions (m, n): images (m, 3, H, W)."""
         visible = coalitions[:, self._cells][:, None]
         return torch.where(visible, self._image, self._baseline)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, inputs: Tensor) -> Tensor:
-        """Classify images (m, 3, H, W): logits (m, C)."""
-        return self._module(inputs)
+        """Classify images (m, 3, H, W): what the network returns, (m, C)."""
+        return self.module(inputs)
 
 
 def make_masking(
-    module: nn.Module,
+    model: Classifier,
     image: Tensor,
     masking: str | Tensor | BaselineFunction,
     grid: tuple[int, int],
 ) -> Masking:
-    """Build the masking that a caller asked for, by any name but "auto" (`resolve_masking`).
+    """Build the masking that a caller asked for, in the precision of the image.
 
+    ``"auto"`` means token deletion where it is defined for model and grid and proven equal to the
+    network, otherwise ``"mean"``.  For a model whose makers say what an absent patch looks like
+    (`Classifier.drop_as`) "auto" and "drop" mean that.
     A baseline is a tensor (3, H, W), or a function that makes one of the image.  ValueError and
     TypeError say what is wrong with a name, a baseline, or the deletion of tokens from this model.
     """
+    module = model.module_in(image.dtype)
     if isinstance(masking, Tensor):
         return PixelMasking(module, image, masking.to(image, copy=True), grid)
     if callable(masking):
@@ -324,8 +407,18 @@ def make_masking(
             f"masking must be a name, a tensor (3, H, W) or a function that makes one, not "
             f"{type(masking).__name__}: make a tensor with model.preprocess or torch.from_numpy."
         )
-    if masking == "drop":
-        return TokenDeletion(module, image, grid)
-    if masking not in BASELINES:
+    if masking not in MASKINGS:
         raise unknown_name("masking", masking, MASKINGS)
-    return PixelMasking(module, image, BASELINES[masking](image), grid)
+    if masking in ("auto", "drop") and model.drop_as is not None:
+        masking = model.drop_as
+    if masking in ("auto", "drop"):
+        try:
+            with evaluating(module):
+                return TokenDeletion(module, image, grid)
+        except ValueError as error:
+            if masking == "drop":
+                raise
+            if deletion_problem(module, model.input_size, grid) is None:  # not known beforehand
+                warnings.warn(f'masking="auto" is "mean" here. {error}', stacklevel=4)
+            masking = "mean"
+    return PixelMasking(module, image, BASELINES[masking](image), grid, masking)

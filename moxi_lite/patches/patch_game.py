@@ -12,9 +12,9 @@ from torch import Tensor
 
 from moxi_lite.errors import whole_number, whole_pair
 from moxi_lite.games import BoolArray, FloatArray, as_coalitions
-from moxi_lite.models import Classifier
+from moxi_lite.models import Classifier, evaluating, state_of
 from moxi_lite.patches.batches import Batcher
-from moxi_lite.patches.masking import BaselineFunction, Masking, make_masking, resolve_masking
+from moxi_lite.patches.masking import BaselineFunction, Masking, make_masking
 from moxi_lite.patches.reward import Outcome, get_reward, outcome_of
 
 
@@ -110,17 +110,22 @@ class PatchGame:
         pixels = _as_pixels(model, image)
         self.model = model
         self.grid = checked_grid(model.grid if grid is None else grid)
-        masking = resolve_masking(model, masking, self.grid)
-        self.masking = masking if isinstance(masking, str) else "custom"
         self.display = model.display(pixels)
         self.pixels = pixels.cpu()
         self.n_evaluations = 0
         self._batcher = Batcher(model.device, batch_size)
+        self._state = state_of(model.module)
         deciding, screening = _precisions(dtype)
-        self._masking = self._masking_in(deciding, masking)
+        asked = masking
+        if torch.finfo(deciding).bits < 32 and isinstance(masking, str):
+            # what rounding would hide from the proof of token deletion, float32 shows
+            asked = self._masking_in(torch.float32, masking).name
+        self._masking = self._masking_in(deciding, asked)
+        self.masking = self._masking.name
         self._screen_masking = self._masking
         if screening != deciding:
-            self._screen_masking = self._masking_in(screening, masking)
+            asked = masking if self.masking == "custom" else self.masking
+            self._screen_masking = self._masking_in(screening, asked)
 
         full = torch.from_numpy(self.logits(np.ones(self.n_players, dtype=bool)))
         if not bool(torch.isfinite(full).all()):
@@ -133,8 +138,9 @@ class PatchGame:
         self.n_evaluations = 0
 
     def _masking_in(self, dtype: torch.dtype, masking: str | Tensor | BaselineFunction) -> Masking:
-        pixels = self.pixels.to(self.model.device, dtype)
-        return make_masking(self.model.module_in(dtype), pixels, masking, self.grid)
+        return make_masking(
+            self.model, self.pixels.to(self.model.device, dtype), masking, self.grid
+        )
 
     @property
     def screens(self) -> bool:
@@ -194,7 +200,7 @@ def outcomes(requests: Sequence[Request], screening: bool = False) -> list[Outco
     """
     logits = _run(requests, screening)
     return [
-        outcome_of(rows, game.target, game.reward)
+        outcome_of(rows, game.target, game.reward, game.model.outputs)
         for (game, _), rows in zip(requests, logits, strict=True)
     ]
 
@@ -203,20 +209,29 @@ def _run(requests: Sequence[Request], screening: bool) -> list[np.ndarray]:
     """Return the logits (m, C) of every request; those of one device run together."""
     by_device: dict[torch.device, list[int]] = {}
     tasks = []
+    states = {each: state_of(each) for each in {game.model.module for game, _ in requests}}
     for number, (game, coalitions) in enumerate(requests):
         checked = as_coalitions(coalitions, game.n_players)
+        if game._state != states[game.model.module]:
+            raise RuntimeError(
+                f"{game.model.name} has changed since this game was made (its weights, layers, "
+                "hooks or device): make a new PatchGame."
+            )
         game.n_evaluations += len(checked)
         tasks.append((game._screen_masking if screening else game._masking, checked))
         by_device.setdefault(game.model.device, []).append(number)
     results: dict[int, np.ndarray] = {}
-    for numbers in by_device.values():
-        batchers = [requests[number][0]._batcher for number in numbers]
-        batcher = min(batchers, key=lambda each: each.limits)
-        results |= zip(numbers, batcher.run([tasks[number] for number in numbers]), strict=True)
-    return [
-        results[number].reshape(-1, game.model.n_classes)
-        for number, (game, _) in enumerate(requests)
-    ]
+    with evaluating(*{masking.module for masking, _ in tasks}):
+        for numbers in by_device.values():
+            batchers = [requests[number][0]._batcher for number in numbers]
+            batcher = min(batchers, key=lambda each: each.limits)
+            found = batcher.run([tasks[number] for number in numbers])
+            results |= zip(numbers, found, strict=True)
+    logits = []
+    for number, (game, _) in enumerate(requests):
+        said = game.model.to_logits(torch.from_numpy(results[number])).numpy()
+        logits.append(said.reshape(-1, game.model.n_classes))
+    return logits
 
 
 def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:

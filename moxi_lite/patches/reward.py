@@ -88,7 +88,7 @@ class Outcome:
     predictions : ndarray of int64, shape (m,)
         The classes with the highest score.
     confidences : ndarray of float64, shape (m,)
-        Softmax probabilities, 0..1, of these classes.
+        Probabilities, 0..1, of these classes.
     """
 
     rewards: FloatArray
@@ -100,12 +100,27 @@ class Outcome:
         return iter((self.rewards, self.predictions))
 
 
-def outcome_of(logits: Tensor | np.ndarray, target: int, reward: str = "log_odds") -> Outcome:
-    """Turn logits (m, C) into rewards of a class, predicted classes and their probabilities."""
-    scores = torch.as_tensor(logits)
-    confidences, predictions = torch.softmax(scores.float(), dim=1).max(dim=1)
+def outcome_of(
+    logits: Tensor | np.ndarray, target: int, reward: str = "log_odds", outputs: str = "logits"
+) -> Outcome:
+    """Turn logits (m, C) into rewards of a class, predicted classes and their probabilities.
+
+    With ``outputs="multilabel"`` (`Classifier.outputs`) probabilities are sigmoids: the prediction
+    is the target where its probability is above 0.5, otherwise the strongest of the other labels.
+    """
+    scores = torch.as_tensor(logits).float()
+    shown, index = scores, target
+    if outputs == "multilabel":
+        mine = scores[:, target]
+        others = scores.clone()
+        others[:, target] = -torch.inf
+        predictions = torch.where(mine > 0, target, others.argmax(dim=1))
+        confidences = torch.sigmoid(scores).gather(1, predictions[:, None])[:, 0]
+        shown, index = torch.stack([torch.zeros_like(mine), mine], dim=1), 1
+    else:
+        confidences, predictions = torch.softmax(scores, dim=1).max(dim=1)
     return Outcome(
-        rewards=get_reward(reward)(scores, target).double().numpy(),
+        rewards=get_reward(reward)(shown, index).double().numpy(),
         predictions=predictions.numpy(),
         confidences=confidences.double().numpy(),
     )

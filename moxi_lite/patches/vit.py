@@ -1,31 +1,162 @@
-"""The blocks of a plain Vision Transformer, without the work that nobody reads.
+"""Two ways to run a Vision Transformer on some of its tokens, and what both must equal.
 
-A classifier that reads the class token needs only that token from the last block: its queries,
-its output projection and its MLP.  And what the first block makes of a token before it attends
-depends on that token alone, so it can be made once for all sets of tokens of an image.  The
-functions below do so, with the model's own layers, and choose the quicker of two equal ways to
-attend.  Blocks of an unfamiliar make run as they are.
+`HookedViT` runs the user's own network as it is, with hooks of ours that delete tokens before the
+first block; it honours whatever else the network does.  `project` and `encode` run the blocks of
+timm's plain make without the work that nobody reads: a classifier that reads the class token needs
+only that token from the last block, and what the first block makes of a token before it attends
+can be made once for all sets of tokens of an image.
 """
 
 from __future__ import annotations
 
-from typing import TypeGuard, cast
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-_BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
+from moxi_lite.models import patched_methods
+
 _ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 
 
+def transformers_in(module: nn.Module) -> list[VisionTransformer]:
+    """List timm's Vision Transformers in a network, itself included."""
+    return [part for part in module.modules() if isinstance(part, VisionTransformer)]
+
+
+def pools_patches(vit: VisionTransformer) -> bool:
+    """Whether the head reads patch tokens only, so that with none it would read nothing."""
+    return not getattr(vit, "pool_include_prefix", False) or vit.num_prefix_tokens == 0
+
+
+def tampered(module: nn.Module) -> list[str]:
+    """Describe the hooks and replaced methods inside a network, each with the layer's name."""
+    found = []
+    for name, part in module.named_modules():
+        hooks = len(part._forward_hooks) + len(part._forward_pre_hooks)
+        where = repr(name) if name else "the network itself"
+        found += [f"a hook on {where}"] if hooks else []
+        found += [f"a replaced {method} of {where}" for method in patched_methods(part)]
+    return found
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether `encode` may stand for the network: timm's own classes, nothing hooked or replaced.
+
+    It is not proof enough, but what acts on some inputs only is found here alone.
+    """
+    return (
+        type(module) in (VisionTransformer, VisionTransformerDistilled)
+        and all(
+            type(block) is Block
+            and type(block.attn) is Attention
+            and type(block.attn.qkv) is nn.Linear
+            and {name for name, _ in block.attn.named_children()} <= _ATTENTION_PARTS
+            for block in cast(VisionTransformer, module).blocks
+        )
+        and not tampered(module)
+    )
+
+
+@contextlib.contextmanager
+def _hooked(vit: VisionTransformer, **hooks: Callable[..., Any] | None) -> Iterator[None]:
+    """Add hooks to the stem's input, the first block's input and the final norm's output."""
+    handles = []
+    try:
+        if stem := hooks.get("stem"):
+            handles.append(vit.patch_embed.register_forward_pre_hook(stem))
+        if blocks := hooks.get("blocks"):
+            handles.append(vit.blocks[0].register_forward_pre_hook(blocks))
+        if norm := hooks.get("norm"):
+            handles.append(vit.norm.register_forward_hook(norm))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_on_some(module: nn.Module, image: Tensor, present: Tensor) -> Tensor:
+    """Run the network itself on an image (3, H, W), with tokens present (m, k): its output (m, C).
+
+    The others are deleted before the first block.
+    """
+    (vit,) = transformers_in(module)
+    n_prefix, empty = vit.num_prefix_tokens, present.shape[1] == 0 and pools_patches(vit)
+
+    def delete(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        tokens, *others = given
+        kept = present if n_prefix or present.shape[1] else present.new_zeros(len(present), 1)
+        prefix = tokens[:, :n_prefix].expand(len(present), -1, -1)
+        return torch.cat([prefix, tokens[0, n_prefix:][kept]], dim=1), *others
+
+    def pool_nothing(_: nn.Module, given: Any, normed: Tensor) -> Tensor:
+        return with_nothing(vit, normed)
+
+    with _hooked(vit, blocks=delete, norm=pool_nothing if empty else None):
+        return module(image[None])
+
+
+def with_nothing(vit: VisionTransformer, normed: Tensor) -> Tensor:
+    """Put one zero token in the place of all patches: the mean of nothing is taken as zero."""
+    prefix = normed[:, : vit.num_prefix_tokens]
+    return torch.cat([prefix, normed.new_zeros(len(normed), 1, vit.embed_dim)], dim=1)
+
+
+def run_masking_keys(module: nn.Module, image: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the network with all tokens, of which those not `present` (t,) get no attention.
+
+    Returns its output, (1, C), whose head sees only those present, and the image that the stem saw.
+    """
+    (vit,) = transformers_in(module)
+    keep = torch.cat([present.new_ones(vit.num_prefix_tokens), present])
+    seen = []
+
+    def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0])
+
+    def select(_: nn.Module, given: Any, normed: Tensor) -> Tensor:
+        return normed[:, keep]
+
+    with _hooked(vit, stem=look, norm=select), _KeyMasking(keep):
+        return module(image[None]), seen[0]
+
+
+class _KeyMasking(TorchFunctionMode):
+    """Gives tokens no attention, in whatever attention layer, fused or not."""
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs, keep = dict(kwargs or {}), self._keep
+        if func is F.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
+            if len(args) == 3 and args[1].shape[-2] == len(keep):
+                kwargs["attn_mask"] = keep.expand(args[0].shape[-2], -1)
+        elif func in (torch.softmax, F.softmax, Tensor.softmax):
+            if args[0].ndim == 4 and args[0].shape[-1] == len(keep):
+                args = (args[0].masked_fill(~keep, -torch.inf), *args[1:])
+        return func(*args, **kwargs)
+
+
 def project(module: VisionTransformer, tokens: Tensor) -> Tensor:
-    """Make the first block's queries, keys and values, (t, 3 w), w = 0 where it is not familiar."""
-    first = module.blocks[0]
-    if len(module.blocks) == 1 or not _is_familiar(first):
+    """Make the first block's queries, keys and values, (t, 3 w); none if it is the last."""
+    if len(module.blocks) == 1:
         return tokens[:, :0]
+    first = cast(Block, module.blocks[0])
     return cast(Attention, first.attn).qkv(first.norm1(tokens))
 
 
@@ -36,22 +167,20 @@ def encode(module: VisionTransformer, tokens: Tensor, projected: Tensor) -> Tens
     `projected` is what `project` made of them.  Returned are the tokens that the head reads,
     (m, r, d): the prefix alone where the head pools the class token, otherwise all.
     """
-    blocks = list(module.blocks)
+    *blocks, last = (cast(Block, block) for block in module.blocks)
     reads_prefix = module.global_pool == "token" and module.attn_pool is None
     n_read = module.num_prefix_tokens if reads_prefix else tokens.shape[1]
-    for block in blocks[:-1]:
+    for block in blocks:
         tokens = _run(block, tokens, tokens.shape[1], projected)
         projected = projected[..., :0]
-    return module.norm(_run(blocks[-1], tokens, n_read))
+    return module.norm(_run(last, tokens, n_read, projected[..., :0]))
 
 
-def _run(block: nn.Module, tokens: Tensor, n_read: int, projected: Tensor | None = None) -> Tensor:
+def _run(block: Block, tokens: Tensor, n_read: int, projected: Tensor) -> Tensor:
     """Run one block and return its first `n_read` tokens; `projected` counts if it has width."""
-    if not _is_familiar(block):
-        return block(tokens)[:, :n_read]
     attention = cast(Attention, block.attn)
     tokens_read = tokens[:, :n_read]
-    if projected is not None and projected.shape[-1]:
+    if projected.shape[-1]:
         q, k, v = _split(attention, projected, 3)
     else:
         q, k, v = _queries_keys_values(attention, block.norm1(tokens), n_read)
@@ -59,24 +188,9 @@ def _run(block: nn.Module, tokens: Tensor, n_read: int, projected: Tensor | None
     return tokens_read + block.ls2(_transform(block.mlp, block.norm2(tokens_read)))
 
 
-def _is_familiar(block: nn.Module) -> TypeGuard[Block]:
-    return (
-        type(block) is Block
-        and type(block.attn) is Attention
-        and isinstance(block.attn.qkv, nn.Linear)
-        and {name for name, _ in block.named_children()} <= _BLOCK_PARTS
-        and {name for name, _ in block.attn.named_children()} <= _ATTENTION_PARTS
-    )
-
-
 def _transform(mlp: nn.Module, tokens: Tensor) -> Tensor:
     """Run the MLP; its hidden layer, a block's largest activation, is overwritten, not copied."""
-    if (
-        type(mlp) is not Mlp
-        or type(mlp.fc1) is not nn.Linear
-        or type(mlp.act) is not nn.GELU
-        or type(mlp.norm) is not nn.Identity
-    ):
+    if type(mlp) is not Mlp or type(mlp.act) is not nn.GELU or type(mlp.norm) is not nn.Identity:
         return mlp(tokens)
     hidden = mlp.fc1(tokens)
     # the MLP is 1.03 to 1.1 times as fast in float32 on the CPU, and a third less memory is needed

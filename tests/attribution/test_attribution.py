@@ -46,7 +46,7 @@ def seeded(make):
                 nn.init.normal_(parameter, std=0.3)
             else:
                 nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
-    return load_model(module, input_size=32, device="cpu")
+    return load_model(module.requires_grad_(False), input_size=32, device="cpu")
 
 
 def small_vit(kind=VisionTransformer, **options):

@@ -9,14 +9,18 @@ from timm.models.eva import Eva
 from timm.models.resnet import resnet18
 from timm.models.vision_transformer import Block, VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from torch import nn
 
+from moxi_lite.models import load_model
 from moxi_lite.patches import (
     BASELINES,
+    MASKINGS,
     PixelMasking,
     TokenDeletion,
     deletion_problem,
     make_masking,
     patch_map,
+    resolve_masking,
 )
 
 
@@ -103,12 +107,13 @@ def test_deletion_equals_attention_masking(kind, size, image):
 
 def test_the_first_projection_is_made_once_an_image(image):
     module = VITS["class token"]()
+    deletion = TokenDeletion(module, image)
+    assert deletion.dense
     shapes = []
     module.blocks[0].attn.qkv.register_forward_hook(lambda *call: shapes.append(call[2].shape))
-    deletion = TokenDeletion(module, image)
     for size in (3, 5):
         logits(deletion, random_coalitions(size))
-    assert shapes == [(1 + 16, 3 * 16)]
+    assert shapes == []
 
 
 def test_a_model_that_takes_images_of_any_size_shows_all_their_tokens():
@@ -217,9 +222,8 @@ def test_pixel_masking_equals_painting_by_hand(masking, image):
         return batch.mean(dim=(2, 3))
 
     coalitions = random_coalitions(3, n=4, m=2)
-    game = make_masking(module, image, masking, (2, 2))
-    logits(game, coalitions)
     baseline = BASELINES[masking](image)
+    logits(PixelMasking(module, image, baseline, (2, 2)), coalitions)
     for coalition, shown in zip(coalitions, seen[0], strict=True):
         expected = image.clone()
         for patch in range(4):
@@ -239,17 +243,24 @@ def test_baselines(image):
 
 
 def test_own_baselines(image):
-    red = torch.ones_like(image)
-    for masking in (red, lambda picture: picture * 0 + 1):
-        game = make_masking(lambda batch: batch.flatten(1), image, masking, (2, 2))
+    model = load_model(nn.Flatten(), input_size=32, mean=0, std=1, outputs="logits")
+    for masking in (torch.ones_like(image), lambda picture: picture * 0 + 1):
+        game = make_masking(model, image, masking, (2, 2))
         assert (logits(game, torch.zeros(1, 4, dtype=torch.bool)) == 1).all()
     with pytest.raises(ValueError, match=r"shape \(3, 32, 32\)"):
         PixelMasking(torch.nn.Identity(), image, torch.zeros(3, 2, 2), (2, 2))
 
 
-def test_bad_names_and_grids(image):
-    module = VITS["class token"]()
+def test_bad_names_and_grids(image, tiny_vit):
     with pytest.raises(ValueError, match="Did you mean 'blur'"):
-        make_masking(module, image, "blurr", (4, 4))
-    with pytest.raises(ValueError, match="own 4x4, which 3x4 does not"):
-        make_masking(module, image, "drop", (3, 4))
+        make_masking(tiny_vit, image, "blurr", (4, 4))
+    with pytest.raises(ValueError, match="grid 5x4 is finer than its tokens, 4x4"):
+        make_masking(tiny_vit, image, "drop", (5, 4))
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_the_masking_of_a_model_has_one_name(masking, tiny_vit, tiny_cnn):
+    for model, auto in ((tiny_vit, "drop"), (tiny_cnn, "mean")):
+        if (model, masking) != (tiny_cnn, "drop"):
+            expected = auto if masking == "auto" else masking
+            assert resolve_masking(model, masking, (4, 4)) == expected

@@ -269,7 +269,7 @@ def test_bad_images(tiny_vit, pixels):
         ({"reward": "logodds"}, ValueError, "Did you mean 'log_odds'"),
         ({"masking": "mean", "grid": (0, 3)}, ValueError, "positive"),
         ({"masking": "mean", "grid": (33, 3)}, ValueError, r"1\.\.32 rows"),
-        ({"grid": (3, 2), "masking": "drop"}, ValueError, "own 4x4"),
+        ({"grid": (5, 2), "masking": "drop"}, ValueError, "grid 5x2 is finer than its tokens, 4x4"),
         ({"batch_size": 0}, ValueError, "at least 1"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number"),
         ({"dtype": "bf16"}, TypeError, "torch.dtype"),
@@ -324,7 +324,7 @@ def test_cuda_agrees_with_cpu(tiny_vit, pixels):
     device = torch.device("cuda")
     coalitions = random_coalitions(40, 16)
     expected = PatchGame(tiny_vit, pixels, target=0)(coalitions)
-    on_gpu = replace(tiny_vit, module=copy.deepcopy(tiny_vit.module).to(device), device=device)
+    on_gpu = replace(tiny_vit, module=copy.deepcopy(tiny_vit.module).to(device))
     np.testing.assert_allclose(PatchGame(on_gpu, pixels, target=0)(coalitions), expected, atol=1e-4)
 
 
@@ -372,7 +372,7 @@ def test_auto_masking_deletes_tokens_where_that_is_defined(tiny_vit, tiny_cnn, p
     assert auto(everything_but_one) == drop(everything_but_one)
     assert PatchGame(tiny_vit, pixels, grid=(2, 4)).masking == "drop"
 
-    for model, grid in [(tiny_vit, (3, 4)), (tiny_cnn, (4, 4))]:
+    for model, grid in [(tiny_vit, (5, 4)), (tiny_cnn, (4, 4))]:
         auto, mean = (PatchGame(model, pixels, grid=grid, masking=m) for m in ("auto", "mean"))
         assert auto.masking == "mean"
         coalitions = random_coalitions(5, auto.n_players)
