@@ -646,7 +646,10 @@ def test_labels_of_which_any_number_may_hold():
     logits = PatchGame(model, IMAGE, 2).logits(rows)[:, 2]
     np.testing.assert_allclose(chances, 1 / (1 + np.exp(-logits)), rtol=1e-5)
     curve = insertion_curve(PatchGame(model, IMAGE, 2), np.arange(16))
-    np.testing.assert_array_equal(curve.correct, curve.log_odds > 0)
+    along = np.tri(17, 16, -1, dtype=bool)
+    z = PatchGame(model, IMAGE, 2).logits(along)[:, 2]
+    np.testing.assert_allclose(curve.log_odds, z, atol=1e-6)
+    np.testing.assert_array_equal(curve.correct, z > 0)
     np.testing.assert_allclose(curve.probability, 1 / (1 + np.exp(-curve.log_odds)), rtol=1e-5)
 
 

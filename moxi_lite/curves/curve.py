@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import BoolArray, FloatArray
-from moxi_lite.patches import PatchGame, log_odds, probability
+from moxi_lite.patches import PatchGame, outcome_of
 from moxi_lite.search import along, check_mode, checked_order
 
 METRICS = ("correct", "probability", "log_odds")
@@ -142,11 +141,14 @@ def curves_of(
     n = game.n_players
     checked = [checked_order(order, n, name) for name, order in orders.items()]
     present = np.array([along(order, mode) for order in checked], dtype=bool)
-    logits = torch.from_numpy(game.logits(present.reshape(-1, n)))
+    logits = game.logits(present.reshape(-1, n))
     shape = (len(orders), n + 1)
-    correct = (logits.argmax(dim=1) == game.target).numpy().reshape(shape)
-    p = probability(logits, game.target).double().numpy().reshape(shape)
-    odds = log_odds(logits, game.target).double().numpy().reshape(shape)
+    of_reward = {
+        reward: outcome_of(logits, game.target, reward, game.model.outputs)
+        for reward in ("probability", "log_odds")
+    }
+    p, odds = (said.rewards.reshape(shape) for said in of_reward.values())
+    correct = (of_reward["log_odds"].predictions == game.target).reshape(shape)
     if not np.isfinite(odds).all():
         raise ValueError(
             f"{game.model.name} gives NaN or infinite scores for part of the image: check the "

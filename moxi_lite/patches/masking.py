@@ -46,6 +46,7 @@ class Masking(Protocol):
 
     name: str
     module: nn.Module
+    whole: Tensor | None  # what the network says of the whole image, (1, C), if that is known
     n_players: int
     kind: tuple[object, ...]  # those of one kind have interchangeable `forward`
 
@@ -139,6 +140,7 @@ class TokenDeletion:
     """
 
     name = "drop"
+    whole: Tensor | None = None
 
     def __init__(
         self, module: nn.Module, image: Tensor, grid: tuple[int, int] | None = None
@@ -185,6 +187,7 @@ class TokenDeletion:
                 continue
             off = [_off(a, b) for a, b in zip(found, (whole, masked), strict=True)]
             if all(share <= _ROUNDING.get(whole.dtype, 1e-4) for share in off):
+                self.whole = found[0]
                 return
             reasons.append(
                 f"without deletions it is off by {off[0]:.2g} of the largest score, with half of "
@@ -332,6 +335,8 @@ class PixelMasking:
     name : str
         What the baseline is called.
     """
+
+    whole: Tensor | None = None
 
     def __init__(
         self,

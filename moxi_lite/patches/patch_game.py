@@ -127,7 +127,10 @@ class PatchGame:
             asked = masking if self.masking == "custom" else self.masking
             self._screen_masking = self._masking_in(screening, asked)
 
-        full = torch.from_numpy(self.logits(np.ones(self.n_players, dtype=bool)))
+        if self._masking.whole is None:
+            full = torch.from_numpy(self.logits(np.ones(self.n_players, dtype=bool)))
+        else:
+            full = model.to_logits(self._masking.whole)
         if not bool(torch.isfinite(full).all()):
             raise ValueError(
                 f"{model.name} returns NaN or infinite scores for the whole image: check its "
