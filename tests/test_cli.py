@@ -124,9 +124,9 @@ def test_masking_is_chosen_and_said(photo, tiny, tmp_path, capsys):
     assert cli.main([*common, "--model", "efficientnet_lite0"]) == 0
     assert "mean colour instead of token deletion: Sequential is not" in capsys.readouterr().out
     assert tiny[-1] == {"name": "efficientnet_lite0", "fallback": None}
-    assert cli.main([*common, "--grid", "2x3"]) == 0
-    assert "the model's own 4x4, which 2x3 does not" in capsys.readouterr().out
-    assert Explanation.load(tmp_path / "my_cat.v2-insertion.json").grid == (2, 3)
+    assert cli.main([*common, "--grid", "2x5"]) == 0
+    assert "the grid 2x5 is finer than its tokens, 4x4" in capsys.readouterr().out
+    assert Explanation.load(tmp_path / "my_cat.v2-insertion.json").grid == (2, 5)
     assert cli.main([*common, "--masking", "blur"]) == 0
     assert "masking blur" in capsys.readouterr().out
 
@@ -151,7 +151,7 @@ def test_maskings_in_the_help_are_all_there_are(capsys):
         (["--grid", "14"], "14x14"),
         (["--grid", "0x4"], "grid must be one positive whole number or two"),
         (["--grid", "99x99"], "grid"),
-        (["--grid", "3x3", "--masking", "drop"], "divide"),
+        (["--grid", "9x9", "--masking", "drop"], "finer than its tokens"),
         (["--device", "warp9"], "warp9"),
         (["--device", "cuda:99"], "Available: cpu"),
     ],

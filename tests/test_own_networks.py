@@ -251,7 +251,7 @@ def test_a_network_that_moves_the_picture_is_refused():
         game_of(module)
     normalised = nn.Sequential(torchvision.transforms.Normalize([0.5] * 3, [0.2] * 3), vit())
     assert_same(game_of(normalised).logits(ALL)[0], said_by(normalised))
-    with pytest.raises(ValueError, match="2 of them"):
+    with pytest.raises(ValueError, match="holds 2 Vision Transformers"):
         game_of(
             Ends(vit(num_classes=3 * 32 * 32), nn.Sequential(nn.Unflatten(1, (3, 32, 32)), vit()))
         )

@@ -83,10 +83,11 @@ def deletion_problem(
     grid : tuple of int, optional
         Rows and columns of patches, at most as many as the model has tokens.
     """
-    inside = transformers_in(module)
-    if len(inside) != 1:
-        found = "no timm Vision Transformer" if not inside else f"{len(inside)} of them"
-        return f"{type(module).__name__} is, or holds, {found}"
+    inside, name = transformers_in(module), type(module).__name__
+    if not inside:
+        return f"{name} is not timm's Vision Transformer, nor does it hold one"
+    if len(inside) > 1:
+        return f"{name} holds {len(inside)} Vision Transformers"
     (vit,) = inside
     if not isinstance(vit.patch_embed, PatchEmbed):
         stem = type(vit.patch_embed).__name__
@@ -116,7 +117,7 @@ class TokenDeletion:
     every attention layer, to rounding.  Models that average the patch tokens average those
     present; with none present the mean is taken as the zero vector.
 
-    That it is right for this very network is proven here, at the price of two and a half passes:
+    That it is right for this very network is proven here, at the price of three and a half passes:
     the whole image must give what the network gives, and a random half of its tokens what masking
     their keys gives.  Where nothing is hooked, replaced or adapted the blocks run without the work
     that nobody reads (`dense`); otherwise, or where that differs, the network itself runs, with a

@@ -33,16 +33,18 @@ class PatchGame:
     target : int or str, optional
         Class whose reward is played for, by index or name.  None means the predicted class.
     masking : str, Tensor or callable, default "auto"
-        What "absent" means: ``"drop"`` deletes the tokens of plain Vision Transformers;
+        What "absent" means: ``"drop"`` deletes the tokens of a timm Vision Transformer, also
+        one inside a network of yours, after a proof that this is what the network computes
+        (`TokenDeletion`; the price is three and a half passes a game instead of one);
         ``"zero"``, ``"mean"``, ``"blur"``, ``"noise"``, a baseline tensor (3, H, W) or a function
         from the image to such a tensor paint over absent pixels, for every classifier.
-        ``"auto"`` means "drop" where that is defined for model and grid, otherwise "mean".
+        ``"auto"`` means "drop" where that is defined and proven, otherwise "mean".
         A model may say what dropping means for it (`Classifier.drop_as`).
     reward : {"log_odds", "log_probability", "probability", "logit"}
         Reward of the target class.
     grid : int or tuple of int, optional
         Rows and columns of patches, one number for both if they are equal.  None means the
-        model's own grid; token deletion needs one that divides it.
+        model's own grid; token deletion needs one that is not finer than its tokens.
     batch_size : int, optional
         Most coalitions in one forward pass.  None adapts it to the device's memory.  It is halved
         whenever the device runs out of memory.
@@ -78,6 +80,8 @@ class PatchGame:
         size is not valid for this model.
     IndexError
         If the target is outside the model's classes.
+    RuntimeError
+        When called, if the network's weights, layers, hooks or device have changed since.
 
     Examples
     --------
