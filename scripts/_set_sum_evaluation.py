@@ -63,7 +63,7 @@ def evaluate(network: nn.Module, n: int, source: str) -> dict[str, Any]:
     The Wilson interval takes the composites as independent draws. They share a limited number of
     source digits, so a second interval resamples those digits (bootstrap, 1,000 times).
     """
-    model = moxi.load_model(network, input_size=56, device="cpu")
+    model = moxi.load_model(network, mean=0, std=1, input_size=56, device="cpu")
     composites = set_sum_composites(n, "test", seed=SEED, source=source)
     logits = torch.cat([model.logits(batch) for batch in composites.images.split(BATCH)])
     right = logits.argmax(dim=1).numpy() == composites.labels

@@ -182,12 +182,12 @@ def test_messages_of_the_library_are_printed_as_they_are(command, photos, capsys
     assert command(*photos, options=["--seed", "-1"]) == 2
     said = "moxi-lite: error: random_state must be at least 0, got -1.\n"
     assert capsys.readouterr().err == said
-    assert command(*photos, options=["--grid", "3x3", "--masking", "drop"]) == 2
+    assert command(*photos, options=["--grid", "9x9", "--masking", "drop"]) == 2
     assert 'for example masking="mean"' in capsys.readouterr().err
 
 
 def test_a_grid_that_tokens_do_not_fit_is_painted(command, photos):
-    assert command(*photos[:1], options=["--grid", "3x3"]) == 0
+    assert command(*photos[:1], options=["--grid", "9x9"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["table", "folders"])
