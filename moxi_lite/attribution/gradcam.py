@@ -44,20 +44,20 @@ def gradcam_map(
     except ImportError as error:
         raise ImportError(
             f"Grad-CAM needs pytorch-grad-cam, which cannot be imported ({error}). Install it "
-            'with: pip install "grad-cam>=1.5" (moxi-lite[book] includes it).'
+            'with: pip install "grad-cam>=1.5".'
         ) from error
     model, module = game.model, game.model.module
     if next(module.parameters(), None) is None:
         raise ValueError(f"Grad-CAM looks at layers, but {model.name} has no parameters at all.")
     # A graph cannot be recorded in inference mode, which the caller may be in.
-    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(module):
+    with torch.inference_mode(False), torch.enable_grad(), _frozen(module):
         image = game.pixels.to(model.device, dtype_of(module), copy=True)[None]
         if target_layer is None:
             layer = _default_layer(model, image, game.target)
         else:
             layer = _named_layer(module, target_layer)
         kind = _at_layer(getattr(pytorch_grad_cam, method))
-        cam = kind(module, [layer], reshape_transform=_to_map(model, layer, reshape))
+        cam = kind(_Scored(model), [layer], reshape_transform=_to_map(model, layer, reshape))
         try:
             smooth = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth}
             # A score without a graph may run backwards too: get_cam_image says what is wrong.
@@ -105,19 +105,34 @@ def _no_gradient(layer: nn.Module) -> ValueError:
     )
 
 
+class _Scored(nn.Module):
+    """A classifier's logits; pytorch-grad-cam may not touch the modes and gradients behind them."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model, self.module = model, model.module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.to_logits(self.module(images))
+
+    def eval(self) -> _Scored:
+        return self  # adapters merge their weights in it
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Keep the caller's gradients."""
+
+
 @contextmanager
-def _left_as_found(module: nn.Module) -> Iterator[None]:
-    """Undo pytorch-grad-cam's ``eval()`` and ``zero_grad()``, and let no gradients accumulate."""
-    training = [(part, part.training) for part in module.modules()]
-    gradients = [(each, each.requires_grad, each.grad) for each in module.parameters()]
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Let no gradients accumulate in parameters."""
+    needed = [each for each in module.parameters() if each.requires_grad]
     try:
-        module.eval().requires_grad_(False)
+        for each in needed:
+            each.requires_grad_(False)
         yield
     finally:
-        for part, mode in training:
-            part.training = mode
-        for parameter, needed, gradient in gradients:
-            parameter.requires_grad_(needed).grad = gradient
+        for each in needed:
+            each.requires_grad_(True)
 
 
 def _named_layer(module: nn.Module, target_layer: nn.Module | str) -> nn.Module:
@@ -154,7 +169,7 @@ def _default_layer(model: Classifier, image: Tensor, target: int) -> nn.Module:
         for part in module.modules()
     ]
     try:
-        score = module(image.clone().requires_grad_())[0, target]
+        score = model.to_logits(module(image.clone().requires_grad_()))[0, target]
     finally:
         for handle in handles:
             handle.remove()

@@ -27,6 +27,7 @@ from moxi_lite.games import (
     player_count,
     self_context_shapley,
 )
+from moxi_lite.models import evaluating
 from moxi_lite.patches import PatchGame
 from moxi_lite.search import check_mode
 
@@ -197,7 +198,8 @@ def attribute(
     if not entry.whole_image:
         scores = entry.score(game, **options)
     elif isinstance(game, PatchGame):
-        scores = pool_to_grid(entry.score(game, **options), game)
+        with evaluating(game.model.module):
+            scores = pool_to_grid(entry.score(game, **options), game)
     else:
         others = [repr(name) for name in METHODS if not REGISTRY[name].whole_image]
         raise TypeError(

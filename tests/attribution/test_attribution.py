@@ -46,7 +46,8 @@ def seeded(make):
                 nn.init.normal_(parameter, std=0.3)
             else:
                 nn.init.normal_(parameter, mean=float("norm" in name), std=0.1)
-    return load_model(module.requires_grad_(False), input_size=32, device="cpu")
+    module.eval().requires_grad_(False)
+    return load_model(module, input_size=32, mean=0, std=1, device="cpu")
 
 
 def small_vit(kind=VisionTransformer, **options):
@@ -570,7 +571,7 @@ def test_a_map_whose_channels_come_last(size):
             return self.head(self.norm(self.conv(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
 
     module = seeded(ChannelsLast).module
-    model = load_model(module, input_size=size, grid=(size[0] // 8, size[1] // 8))
+    model = load_model(module, input_size=size, mean=0, std=1, grid=(size[0] // 8, size[1] // 8))
     image = torch.randn(3, *size, generator=torch.Generator().manual_seed(6))
     game = PatchGame(model, image, target=1, masking="mean")
     cells = module.norm(module.conv(image[None]).permute(0, 2, 3, 1)).flatten(0, 2)
@@ -598,6 +599,56 @@ def test_a_map_of_other_proportions_than_the_image_is_refused(pixels):
         game, "gradcam", target_layer="2", reshape=lambda each: each.reshape(1, 4, 8, 8)
     )
     np.testing.assert_allclose(own, attribute(game, "gradcam"))
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, torch.compile])
+def test_a_network_in_training_is_left_as_it_is(wrap, pixels):
+    needs_gradcam()
+
+    class Adapter(nn.Conv2d):
+        """Merges its weights when it is told to evaluate, as LoRA's do."""
+
+        def train(self, mode=True):
+            self.weight.data.mul_(1 if mode else 2)
+            return super().train(mode)
+
+    module = nn.Sequential(
+        Adapter(3, 6, 4, 4), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(384, 4),
+    )  # fmt: skip
+    module[0].weight.requires_grad_(False)
+    module.train()
+    module[5].weight.grad = torch.ones_like(module[5].weight)
+    model = load_model(wrap(module), input_size=32, mean=0, std=1, grid=4)
+    before = copy.deepcopy(module.state_dict())
+    game = PatchGame(model, pixels, target=1, masking="mean")
+    scores = attribute(game, "gradcam", target_layer="2")
+    assert all(torch.equal(each, before[key]) for key, each in module.state_dict().items())
+    assert all(part.training for part in module.modules())
+    assert [p.requires_grad for p in module.parameters()] == [False, *[True] * 5]
+    assert [p.grad is None for p in module.parameters()] == [*[True] * 4, False, True]
+    assert bool((module[5].weight.grad == 1).all())
+    for part in module.modules():
+        part.training = False
+    module.requires_grad_(False)
+    hidden = module[:3](pixels[None])
+    expected = gradcam_by_hand(hidden[0].flatten(1).T, module[5].weight[1].view(6, 64).T)
+    assert expected.max() > 0
+    np.testing.assert_allclose(scores, blocks_mean(expected.reshape(8, 8), 4, 4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_gradcam_of_one_logit_is_that_of_two(pixels, target):
+    needs_gradcam()
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.Flatten(), nn.Linear(96, 1))
+    module.requires_grad_(False)
+    options = {"input_size": 32, "mean": 0, "std": 1, "grid": 4}
+    model = load_model(module, outputs="binary", **options)
+    scores = attribute(PatchGame(model, pixels, target=target), "gradcam")
+    weights = module[2].weight.view(6, 16).T * target  # class 0 has the logit 0
+    expected = gradcam_by_hand(module[0](pixels[None])[0].flatten(1).T, weights)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -659,13 +710,13 @@ def test_no_layer_for_gradcam(pixels):
 
     module = NoPlace()
     module.embed = Embedding(3, 4, 8, 8)
-    game = PatchGame(load_model(module, input_size=32), pixels, masking="mean")
+    game = PatchGame(load_model(module, input_size=32, mean=0, std=1), pixels, masking="mean")
     with pytest.raises(
         ValueError,
         match=r"no layer .* is found in NoPlace.*target_layer=.*embed \(1, 4, 2, 4\)",
     ):
         attribute(game, "gradcam")
-    game = PatchGame(load_model(Tokens(), input_size=32), pixels, masking="mean")
+    game = PatchGame(load_model(Tokens(), input_size=32, mean=0, std=1), pixels, masking="mean")
     assert attribute(game, "gradcam", target_layer="embed").shape == (game.n_players,)
     with pytest.raises(ValueError, match="not run"):
         attribute(game, "gradcam", target_layer="unused")
@@ -674,7 +725,7 @@ def test_no_layer_for_gradcam(pixels):
         def forward(self, images):
             return images.mean(dim=(2, 3))
 
-    game = PatchGame(load_model(Bare(), input_size=32), pixels, masking="mean")
+    game = PatchGame(load_model(Bare(), input_size=32, mean=0, std=1), pixels, masking="mean")
     with pytest.raises(ValueError, match="no parameters"):
         attribute(game, "gradcam")
 
@@ -690,7 +741,7 @@ def test_gradients_that_do_not_arrive(pixels):
         def forward(self, images):
             return self.conv(images).detach().mean(dim=(2, 3))
 
-    game = PatchGame(load_model(Detached(), input_size=32), pixels, masking="mean")
+    game = PatchGame(load_model(Detached(), input_size=32, mean=0, std=1), pixels, masking="mean")
     with pytest.raises(ValueError, match="no gradient"):
         attribute(game, "gradcam")
 
