@@ -1,6 +1,7 @@
 """Classifiers: loading, preprocessing, weights."""
 
 from moxi_lite.models.classifier import Classifier, dtype_of, evaluating, patched_methods, state_of
+from moxi_lite.models.hugging_face import HUB_SOURCES, TransformersViT, transformers_vits
 from moxi_lite.models.load import (
     available_models,
     check_device,
@@ -27,11 +28,13 @@ from moxi_lite.models.weights import (
 )
 
 __all__ = [
+    "HUB_SOURCES",
     "PACKAGED_MODEL",
     "SET_SUM_MODELS",
     "WEIGHTS_FOLDER",
     "Classifier",
     "SetSumResNet",
+    "TransformersViT",
     "WeightsUnavailableError",
     "available_models",
     "build_set_sum",
@@ -49,5 +52,6 @@ __all__ = [
     "set_sum_vit",
     "state_of",
     "state_sha256",
+    "transformers_vits",
     "why_unreachable",
 ]

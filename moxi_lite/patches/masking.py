@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
@@ -27,6 +28,7 @@ from moxi_lite.patches.vit import (
     run_masking_keys,
     run_on_some,
     tampered,
+    token_grid,
     transformers_in,
     with_nothing,
 )
@@ -85,17 +87,17 @@ def deletion_problem(
     """
     inside, name = transformers_in(module), type(module).__name__
     if not inside:
-        return f"{name} is not timm's Vision Transformer, nor does it hold one"
+        return f"{name} is not a Vision Transformer of timm or transformers, nor holds one"
     if len(inside) > 1:
         return f"{name} holds {len(inside)} Vision Transformers"
     (vit,) = inside
-    if not isinstance(vit.patch_embed, PatchEmbed):
+    if isinstance(vit, VisionTransformer) and not isinstance(vit.patch_embed, PatchEmbed):
         stem = type(vit.patch_embed).__name__
         return f"its stem, {stem}, mixes pixels of neighbouring patches into every token"
     if vit.attn_pool is not None and pools_patches(vit):
         return "it pools patch tokens by attention, which is undefined when none is left"
     if size is not None and grid is not None:
-        rows, columns = vit.patch_embed.dynamic_feat_size(size)
+        rows, columns = token_grid(vit, size)
         if rows < grid[0] or columns < grid[1]:
             return f"the grid {grid[0]}x{grid[1]} is finer than its tokens, {rows}x{columns}"
     return None
@@ -154,9 +156,9 @@ class TokenDeletion:
                 'Use pixel masking instead, for example masking="mean".'
             )
         self.module = module
-        (self._vit,) = transformers_in(module)
+        self._vit: Any = transformers_in(module)[0]
         self._image = image
-        rows, columns = self._vit.patch_embed.dynamic_feat_size(size)
+        rows, columns = token_grid(self._vit, size)
         grid = (rows, columns) if grid is None else grid
         players = patch_map(rows, columns, grid).ravel()
         self._tokens_of = np.bincount(players)

@@ -21,17 +21,28 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moxi_lite.models import patched_methods
+from moxi_lite.models import TransformersViT, patched_methods, transformers_vits
+
+AnyViT = VisionTransformer | TransformersViT
 
 _ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 
 
-def transformers_in(module: nn.Module) -> list[VisionTransformer]:
-    """List timm's Vision Transformers in a network, itself included."""
-    return [part for part in module.modules() if isinstance(part, VisionTransformer)]
+def transformers_in(module: nn.Module) -> list[AnyViT]:
+    """List the Vision Transformers of timm and transformers in a network, itself included."""
+    timms = [part for part in module.modules() if isinstance(part, VisionTransformer)]
+    return [*timms, *transformers_vits(module)]
 
 
-def pools_patches(vit: VisionTransformer) -> bool:
+def token_grid(vit: AnyViT, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tokens that a Vision Transformer makes of images of (H, W)."""
+    if isinstance(vit, TransformersViT):
+        return vit.grid(size)
+    rows, columns = vit.patch_embed.dynamic_feat_size(size)
+    return rows, columns
+
+
+def pools_patches(vit: AnyViT) -> bool:
     """Whether the head reads patch tokens only, so that with none it would read nothing."""
     return not getattr(vit, "pool_include_prefix", False) or vit.num_prefix_tokens == 0
 
@@ -66,7 +77,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _hooked(vit: VisionTransformer, **hooks: Callable[..., Any] | None) -> Iterator[None]:
+def _hooked(vit: AnyViT, **hooks: Callable[..., Any] | None) -> Iterator[None]:
     """Add hooks to the stem's input, the first block's input and the final norm's output."""
     handles = []
     try:
@@ -103,7 +114,7 @@ def run_on_some(module: nn.Module, image: Tensor, present: Tensor) -> Tensor:
         return module(image[None])
 
 
-def with_nothing(vit: VisionTransformer, normed: Tensor) -> Tensor:
+def with_nothing(vit: AnyViT, normed: Tensor) -> Tensor:
     """Put one zero token in the place of all patches: the mean of nothing is taken as zero."""
     prefix = normed[:, : vit.num_prefix_tokens]
     return torch.cat([prefix, normed.new_zeros(len(normed), 1, vit.embed_dim)], dim=1)
@@ -143,8 +154,11 @@ class _KeyMasking(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs, keep = dict(kwargs or {}), self._keep
-        if func is F.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
-            if len(args) == 3 and args[1].shape[-2] == len(keep):
+        if func is F.scaled_dot_product_attention:
+            kwargs |= zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False)
+            args = args[:3]
+            plain = kwargs.get("attn_mask") is None and len(args) == 3
+            if plain and args[1].shape[-2] == len(keep):
                 kwargs["attn_mask"] = keep.expand(args[0].shape[-2], -1)
         elif func in (torch.softmax, F.softmax, Tensor.softmax):
             if args[0].ndim == 4 and args[0].shape[-1] == len(keep):
