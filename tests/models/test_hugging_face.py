@@ -160,6 +160,7 @@ def test_a_repository_in_the_cache_needs_no_network(tmp_path, monkeypatch):
     network("ViT").save_pretrained(repository / "snapshots" / commit)
     processor("ViT").save_pretrained(repository / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("moxi_lite.models.hugging_face.why_unreachable", lambda _: "no network")
     for name in ("hf-hub:user/ants", "hf-hub:user/ants@main"):
         model = moxi.load_model(name)
