@@ -51,7 +51,7 @@ def problems(folder: Path) -> list[str]:
             found.append(f"{name}: widget state, which needs a script from elsewhere")
         if page.select(".output.traceback"):
             found.append(f"{name}: a cell ended with an error")
-        if not page.select("html[lang], meta[http-equiv=refresh]"):
+        if not page.select("html[lang], meta[http-equiv=refresh i]"):
             found.append(f"{name}: the element <html> names no language")
         for link in {*fetched, *(a["href"] for a in page.select("a[href]"))}:
             parts = urlsplit(link)
