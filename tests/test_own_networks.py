@@ -1,6 +1,7 @@
 """The user's own network: hooked, adapted, wrapped, in training, reloaded. Explained as it is."""
 
 import copy
+import re
 import types
 from unittest.mock import Mock
 
@@ -286,14 +287,15 @@ def plain_names():
 
 @pytest.mark.slow
 def test_every_plain_vit_of_timm():
-    """At depth 2 and 4 x 4 tokens, with random weights; wider than 40 M parameters is left out."""
-    tried, refused = 0, []
+    """At depth 2 and 4 x 4 tokens, with random weights; more than 16 M parameters (wider than ViT-B) are left out."""
+    tried = 0
     for name in plain_names():
-        patch = timm.create_model(name, device="meta", depth=1).patch_embed.patch_size[0]
+        named = re.search(r"patch(\d+)", name)
+        patch = int(named[1]) if named else 16
         module = timm.create_model(
             name, depth=2, img_size=4 * patch, num_classes=5, device="meta"
         ).eval()
-        if sum(each.numel() for each in module.parameters()) > 40e6:
+        if sum(each.numel() for each in module.parameters()) > 16e6:
             continue
         module.to_empty(device="cpu")
         torch.manual_seed(0)
@@ -303,7 +305,7 @@ def test_every_plain_vit_of_timm():
         image = torch.randn(3, 4 * patch, 4 * patch)
         model = load_model(module, outputs="logits")
         if deletion_problem(module) is not None:
-            refused.append(name)
+            assert module.attn_pool is not None, name
             continue
         game = PatchGame(model, image, masking="drop")
         with torch.no_grad():
@@ -318,12 +320,7 @@ def test_every_plain_vit_of_timm():
                 assert_same(game.logits(~ALL), nothing.numpy())
         assert np.isfinite(game(~ALL)).all(), name
         tried += 1
-    assert tried > 100
-    assert all(module_pools_by_attention(name) for name in refused)
-
-
-def module_pools_by_attention(name):
-    return timm.create_model(name, device="meta", depth=1).attn_pool is not None
+    assert tried > 60
 
 
 # --- flags, gradients, buffers ----------------------------------------------------------------
