@@ -109,12 +109,14 @@ def attribute(
     target_layer : torch.nn.Module or str, optional
         Grad-CAM only: the layer to look at, as a submodule of ``game.model.module`` or its dotted
         name. By default the LayerNorm before the last attention of timm's Vision Transformers,
-        as in the paper; otherwise the last convolutional stage, that is the last module to run
-        whose output is a feature map of more than one cell.
+        as in the paper; otherwise the last layer to run whose output is a feature map of more
+        than one cell that the target's logit depends on or, where that is a sequence of tokens,
+        the last normalisation of as many.
     reshape : callable, optional
         Grad-CAM only: from the layer's output to a feature map (1, channels, h, w). By default
-        feature maps are taken as they are, and tokens of timm's Vision Transformers are laid out
-        on their grid without class, register and distillation tokens.
+        feature maps are taken as they are, channels first or last, and tokens are laid out on
+        their grid without class, register and distillation tokens. What has not the proportions
+        of the image is refused.
     attention : callable, optional
         Rollout only, for own transformers: maps (module, images (1, 3, H, W)) to attention
         weights, one tensor (heads, tokens, tokens) a layer, the class token first, the patches
