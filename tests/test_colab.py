@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import pytest
 from packaging.requirements import Requirement
 
@@ -179,3 +180,8 @@ def test_colab_downloads_only_on_request(wanted: bool, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=files))
     exec(cell_of("15_your_photo", "files.download"), {"DOWNLOAD": wanted, "archive": "a.zip"})
     assert saved == ["a.zip"] * wanted
+
+
+def test_downloading_is_a_parameter_of_the_chapter() -> None:
+    parameters = papermill.inspect_notebook(str(ROOT / "notebooks" / "15_your_photo.ipynb"))
+    assert parameters["DOWNLOAD"]["default"] == "False"
