@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations, prune
 from moxi_lite.curves import insertion_curve
 from moxi_lite.models import evaluating, load_model
 from moxi_lite.patches import PatchGame, deletion_problem
-from moxi_lite.search import explain, explain_many
+from moxi_lite.search import explain, explain_class, explain_many
 
 IMAGE = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
 ALL = np.ones(16, bool)
@@ -648,6 +648,8 @@ def test_labels_of_which_any_number_may_hold():
     np.testing.assert_allclose(curve.log_odds, z, atol=1e-6)
     np.testing.assert_array_equal(curve.correct, z > 0)
     np.testing.assert_allclose(curve.probability, 1 / (1 + np.exp(-curve.log_odds)), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"do not compete: use explain"):
+        explain_class(PatchGame(model, IMAGE, 2))
 
 
 def test_features_and_unknown_outputs_are_refused():

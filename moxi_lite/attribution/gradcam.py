@@ -200,8 +200,11 @@ def _default_layer(model: Classifier, image: Tensor, target: int) -> nn.Module:
         maps = [each for each, is_read in zip(tracked, read, strict=True) if is_read] or maps
     last, output, cells = maps[-1]
     tokens = [part for part, out, c in maps if out.ndim == 3 and c.shape[2:] == cells.shape[2:]]
-    normed = [part for part in tokens if _is_norm(part, names[part])]
-    return normed[-1] if output.ndim == 3 and normed else last
+    images = [part for part, out, _ in maps if out.ndim == 4]
+    if output.ndim == 3 and (normed := [part for part in tokens if _is_norm(part, names[part])]):
+        return normed[-1]
+    # never normalised, and few: convolutions whose maps are pooled by attention, as in CLIP
+    return images[-1] if len(images) > len(tokens) else last
 
 
 def _is_norm(part: nn.Module, name: str) -> bool:

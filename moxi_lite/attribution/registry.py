@@ -111,7 +111,7 @@ def attribute(
         name. By default the LayerNorm before the last attention of timm's Vision Transformers,
         as in the paper; otherwise the last layer to run whose output is a feature map of more
         than one cell that the target's logit depends on or, where that is a sequence of tokens,
-        the last normalisation of as many.
+        the last normalisation of as many (none: the last map before an attention that pools it).
     reshape : callable, optional
         Grad-CAM only: from the layer's output to a feature map (1, channels, h, w). By default
         feature maps are taken as they are, channels first or last, and tokens are laid out on

@@ -94,7 +94,8 @@ def explain_class(
     Raises
     ------
     ValueError
-        If the budget is not in 1..n, or the model's scores are not finite.
+        If the budget is not in 1..n, the model's scores are not finite, or its labels do not
+        exclude each other (``outputs="multilabel"``).
     TypeError
         If the game has no classes, or the budget is not a whole number.
 
@@ -109,6 +110,12 @@ def explain_class(
         raise TypeError(
             f"explain_class needs a game with classes, such as a PatchGame; {type(game).__name__} "
             f"has no {' and no '.join(missing)}."
+        )
+    if isinstance(game, PatchGame) and game.model.outputs == "multilabel":
+        raise ValueError(
+            "explain_class weighs a class against the one predicted in its place, but labels of a "
+            "multilabel model do not compete: use explain, which explains the label that is the "
+            "game's target, predicted or not."
         )
     most = checked_budget(budget, game.n_players)
     cleared = _clear(game, most, track_leader, show_progress)

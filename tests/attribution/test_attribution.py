@@ -669,6 +669,7 @@ def test_gradcam_of_one_logit_is_that_of_two(pixels, target):
         ("pit_ti_224", "transformers.2.blocks.3.norm1"),
         ("resmlp_12_224", "norm"),
         ("resnet18", "layer4"),
+        ("resnet50_clip", "final_conv"),
         ("swin_tiny_patch4_window7_224", "norm"),
         ("tnt_s_legacy_patch16_224", "blocks.11.norm_out"),
         ("twins_pcpvt_small", "norm"),
