@@ -206,7 +206,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 def state_of(module: nn.Module) -> object:
     """Return what differs after a change of weights, layers, hooks or patched methods.
 
-    Only writes through ``.data`` escape it: torch does not count them.
+    Writes through ``.data``, which torch does not count, plain attributes and buffers escape it.
     """
     parts = [
         (id(part), *part._forward_hooks, "pre", *part._forward_pre_hooks, patched_methods(part))

@@ -324,6 +324,7 @@ BASELINES: dict[str, BaselineFunction] = {
     "blur": blur_baseline,
     "noise": noise_baseline,
 }
+"""Name -> function that makes a baseline (3, H, W) of an image of that shape."""
 
 MASKINGS = ("auto", "drop", *BASELINES)
 

@@ -81,7 +81,8 @@ class PatchGame:
     IndexError
         If the target is outside the model's classes.
     RuntimeError
-        When called, if the network's weights, layers, hooks or device have changed since.
+        When called, if the network's weights, layers, hooks or device have changed since.  Writes
+        through ``.data``, plain attributes and buffers are not watched: make a new game then.
 
     Examples
     --------
