@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor
 
-from moxi_lite.data import SAMPLE_PHOTOS, imagenet_samples, sample_photo
+from moxi_lite.data import SAMPLE_PHOTOS, imagenet_sample, sample_photo
 from moxi_lite.models import Classifier, load_model
 
 MODEL = "vit_tiny_patch16_224"
@@ -68,7 +68,7 @@ def find_subject(n_images: int, device: str | None, random_weights: bool) -> Sub
 
 def _photographs(n_images: int):
     try:
-        samples = imagenet_samples(range(0, 10 * n_images, 10))
+        samples = [imagenet_sample(10 * number) for number in range(n_images)]
     except OSError:
         names = list(SAMPLE_PHOTOS)[:n_images]
         return [sample_photo(name) for name in names], f"photographs {', '.join(names)}"

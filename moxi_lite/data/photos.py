@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import pooch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from moxi_lite.data.decode import array_to_image, decode_image, finish_image
 from moxi_lite.data.downloads import ImagesUnavailableError, data_folder, fetch
@@ -253,31 +252,12 @@ def imagenet_sample(index: int) -> ImageNetSample:
     )
 
 
-def imagenet_samples(indices: Iterable[int], show_progress: bool = False) -> list[ImageNetSample]:
-    """Load the sample images of several ImageNet classes, in the order given.
-
-    All are held in memory, some 0.6 MB each; see `imagenet_sample` for their origin and for the
-    errors.
-
-    Parameters
-    ----------
-    indices : iterable of int
-        ImageNet classes, 0..999.
-    show_progress : bool
-        Show a progress bar.
-    """
-    checked = [_check_index(index) for index in indices]
-    bar = tqdm(checked, desc="images", unit="image", disable=not show_progress)
-    return [imagenet_sample(index) for index in bar]
-
-
-def image_list_sha256(indices: Iterable[int] | None = None) -> str:
+def image_list_sha256(indices: Iterable[int]) -> str:
     """Fingerprint of a list of ImageNet sample images: SHA-256 over file names and file hashes.
 
-    Needs no file, only the registry; the order of `indices` (by default 0..999) counts.
+    Needs no file, only the registry; the order of `indices` counts.
     """
-    chosen = range(len(_registry_names())) if indices is None else indices
-    names = [_registry_names()[_check_index(index)] for index in chosen]
+    names = [_registry_names()[_check_index(index)] for index in indices]
     lines = "".join(f"{name} {_registry()[name]}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import fnmatch
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,22 +158,27 @@ def load_model(
         module.eval().requires_grad_(False)
         config = timm.data.resolve_model_data_config(module)
 
+    config["mean"], config["std"] = (_triple(key, config[key]) for key in ("mean", "std"))
     size = (int(config["input_size"][1]), int(config["input_size"][2]))
     chosen = _natural_grid(module, size) if grid is None else whole_pair("grid", grid)
     if chosen[0] > size[0] or chosen[1] > size[1]:
         raise ValueError(f"grid {chosen} has more patches a side than {size} has pixels.")
-    with _back_home_on_error(module):
+    home = device_of(module)
+    try:
         module = module if target is None else module.to(target)
         rows = _dry_run(module, label, size, outputs)
         n_classes = 2 if outputs == "binary" else rows.shape[1]
         names = _class_names(n_classes, class_names or label_names(module, n_classes))
+    except BaseException:
+        module.to(home)
+        raise
     return Classifier(
         module=module,
         name=label,
         grid=chosen,
         input_size=size,
-        mean=_triple("mean", config["mean"]),
-        std=_triple("std", config["std"]),
+        mean=config["mean"],
+        std=config["std"],
         class_names=names,
         source=source,
         weights_sha256=digest,
@@ -254,12 +258,7 @@ def _check_own(module: nn.Module, name: str) -> None:
 
 
 def _own_config(
-    module: nn.Module,
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
-    input_size: int | tuple[int, int] | None,
-    crop: float | None,
-    transform: Callable[[Image.Image], torch.Tensor] | None,
+    module: nn.Module, mean: Any, std: Any, input_size: Any, crop: float | None, transform: Any
 ) -> tuple[dict[str, Any], str]:
     """Collect the evaluation settings of an own module, in timm's format, and their origin."""
     config: dict[str, Any] = {"input_size": (3, 224, 224), "mean": 0.0, "std": 1.0}
@@ -297,7 +296,6 @@ def _own_config(
             "transform=; mean=0, std=1 says that this is right.",
             stacklevel=3,
         )
-    config["mean"], config["std"] = (_triple(key, config[key]) for key in ("mean", "std"))
     return config, origin
 
 
@@ -308,17 +306,6 @@ def _made_by(transform: Callable[[Image.Image], torch.Tensor]) -> tuple[int, ...
         got = tuple(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__
         raise ValueError(f"transform must make a tensor (3, H, W) of a PIL image, not {got}.")
     return tuple(made.shape)
-
-
-@contextlib.contextmanager
-def _back_home_on_error(module: nn.Module) -> Iterator[None]:
-    """Move a module back to where it was if anything goes wrong."""
-    home = device_of(module)
-    try:
-        yield
-    except BaseException:
-        module.to(home)
-        raise
 
 
 def _dry_run(

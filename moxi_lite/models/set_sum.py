@@ -45,20 +45,10 @@ class _Block(nn.Module):
 
 
 class SetSumResNet(nn.Module):
-    """A small ResNet that reads a whole composite image at once.
+    """A ResNet-18 in miniature (He et al., 2016), with `blocks` residual blocks a stage.
 
-    It is a ResNet-18 in miniature (He et al., 2016): a 3 x 3 convolution, stages of residual blocks
-    of which each but the first halves the resolution and widens the channels, average pooling
-    over the image and one linear layer. Nothing in it knows of cells or digits.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        Channels of each stage.
-    blocks : int
-        Residual blocks a stage.
-    n_labels : int
-        Number of classes C.
+    It reads a whole composite image at once; nothing in it knows of cells or digits. `widths` are
+    the channels of the stages, of which each but the first halves the resolution.
     """
 
     def __init__(
@@ -93,23 +83,8 @@ def set_sum_vit(
 ) -> VisionTransformer:
     """Build a small plain Vision Transformer for composite images of 56 x 56 pixels.
 
-    It is timm's `VisionTransformer` with a class token and learned position embeddings, so that
-    tokens can be deleted from it exactly.
-
-    Parameters
-    ----------
-    patch : int
-        Side of a patch in pixels; divides the 28 pixels of a digit cell, so that no token holds
-        parts of two digits.
-    width, depth, heads : int
-        Dimension of a token, number of blocks, attention heads.
-    n_labels : int
-        Number of classes C.
-
-    Raises
-    ------
-    ValueError
-        If `patch` does not divide 28.
+    Tokens can be deleted from it exactly. The side of a patch must divide the 28 pixels of a digit
+    cell, so that no token holds parts of two digits; ValueError says that it does not.
     """
     if patch < 1 or (IMAGE_SIDE // 2) % patch:
         raise ValueError(

@@ -14,7 +14,7 @@ from moxi_lite.patches.masking import (
     resolve_masking,
     zero_baseline,
 )
-from moxi_lite.patches.patch_game import PatchGame, checked_grid, outcomes
+from moxi_lite.patches.patch_game import PatchGame, outcomes
 from moxi_lite.patches.reward import (
     REWARDS,
     Outcome,
@@ -35,7 +35,6 @@ __all__ = [
     "PixelMasking",
     "TokenDeletion",
     "blur_baseline",
-    "checked_grid",
     "deletion_problem",
     "get_reward",
     "log_odds",

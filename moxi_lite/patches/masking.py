@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -37,32 +37,6 @@ BaselineFunction = Callable[[Tensor], Tensor]
 
 # By how much, of the largest logit, two ways to compute the same may differ by rounding.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
-
-
-class Masking(Protocol):
-    """One image under one notion of absence.
-
-    `inputs` depends on the image, `forward` on the network alone, so that coalitions of several
-    images of one `kind` can share a batch, if their sizes are equal.
-    """
-
-    name: str
-    module: nn.Module
-    whole: Tensor | None  # what the network says of the whole image, (1, C), if that is known
-    n_players: int
-    kind: tuple[object, ...]  # those of one kind have interchangeable `forward`
-
-    def sizes(self, coalitions: np.ndarray) -> np.ndarray:
-        """Size, int (m,), of what the network is shown of coalitions, bool (m, n)."""
-
-    def row_cost(self, size: int) -> int:
-        """Approximate bytes of activations that one coalition of that size needs, at least 1."""
-
-    def inputs(self, coalitions: Tensor) -> Tensor:
-        """Make what the network is shown of coalitions, bool (m, n), of one size."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map these to the network's output (m, C)."""
 
 
 def deletion_problem(
@@ -396,6 +370,11 @@ class PixelMasking:
     def forward(self, inputs: Tensor) -> Tensor:
         """Classify images (m, 3, H, W): what the network returns, (m, C)."""
         return self.module(inputs)
+
+
+# One image under one notion of absence. `inputs` depends on the image, `forward` on the network
+# alone, so that coalitions of several images of one `kind` and of one size can share a batch.
+Masking: TypeAlias = TokenDeletion | PixelMasking
 
 
 def make_masking(

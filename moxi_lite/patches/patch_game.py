@@ -114,7 +114,7 @@ class PatchGame:
             batch_size = whole_number("batch_size", batch_size, 1)
         pixels = _as_pixels(model, image)
         self.model = model
-        self.grid = checked_grid(model.grid if grid is None else grid)
+        self.grid = whole_pair("grid", model.grid if grid is None else grid)
         self.display = model.display(pixels)
         self.pixels = pixels.cpu()
         self.n_evaluations = 0
@@ -261,11 +261,6 @@ def _as_pixels(model: Classifier, image: Image.Image | Tensor) -> Tensor:
     if not bool(torch.isfinite(image).all()):
         raise ValueError("the image holds NaN or Inf pixels: expected finite numbers.")
     return image.detach().clone().float()  # the caller may write into it later
-
-
-def checked_grid(grid: int | tuple[int, int]) -> tuple[int, int]:
-    """Return the rows and columns of patches; raises ValueError for anything else."""
-    return whole_pair("grid", grid)
 
 
 def _precisions(dtype: torch.dtype | str | None) -> tuple[torch.dtype, torch.dtype]:

@@ -7,7 +7,7 @@ logit does not, because it ignores the other classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,7 @@ def get_reward(name: str) -> RewardFunction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a classifier says about m coalitions; unpacks into ``rewards, predictions``.
+    """What a classifier says about m coalitions.
 
     Attributes
     ----------
@@ -94,10 +94,6 @@ class Outcome:
     rewards: FloatArray
     predictions: np.ndarray
     confidences: FloatArray
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the rewards, then the predictions."""
-        return iter((self.rewards, self.predictions))
 
 
 def outcome_of(

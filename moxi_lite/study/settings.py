@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from moxi_lite.attribution import METHODS, SAMPLING_METHODS, SHAPLEY_SAMPLERS
-from moxi_lite.errors import index_of, unknown_name, whole_number
+from moxi_lite.errors import index_of, unknown_name, whole_number, whole_pair
 from moxi_lite.games import rising_numbers
 from moxi_lite.models import Classifier, load_model
-from moxi_lite.patches import MASKINGS, checked_grid, resolve_masking
+from moxi_lite.patches import MASKINGS, resolve_masking
 from moxi_lite.search import MODES
 
 Samples = int | Iterable[int] | Mapping[str, int | Iterable[int]]
@@ -71,7 +71,7 @@ def make_settings(
     only_correct: bool,
 ) -> Settings:
     """Check the arguments of `run_study` that depend on the model; errors as it says."""
-    rows, columns = checked_grid(model.grid if grid is None else grid)
+    rows, columns = whole_pair("grid", model.grid if grid is None else grid)
     n = whole_number(
         f"the number of patches of grid {(rows, columns)}", rows * columns, 1, _MOST_PATCHES
     )

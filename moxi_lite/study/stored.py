@@ -24,10 +24,9 @@ from PIL import Image, ImageOps
 
 from moxi_lite.curves import Curve
 from moxi_lite.data import imagenet_sample, sample_photo
-from moxi_lite.errors import unknown_name, whole_number
+from moxi_lite.errors import unknown_name, whole_number, whole_pair
 from moxi_lite.explanation import Explanation
 from moxi_lite.models import Classifier, imagenet_class_names
-from moxi_lite.patches import checked_grid
 from moxi_lite.search import check_mode
 from moxi_lite.study.store import with_evaluations
 
@@ -134,7 +133,7 @@ def study_explanation(
         raise unknown_name("image", image, of_method["image"].unique())
     ((_, rows),) = _whole_runs(rows)
     n = len(rows) - 1
-    grid = checked_grid(math.isqrt(n) if grid is None else grid)
+    grid = whole_pair("grid", math.isqrt(n) if grid is None else grid)
     if math.prod(grid) != n:
         raise ValueError(f"grid {grid} does not have the {n} patches of the table: pass grid=.")
     k = n if steps is None else whole_number("steps", steps, 0, n)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from moxi_lite.data import imagenet_samples, sample_photo
+from moxi_lite.data import imagenet_sample, sample_photo
 from moxi_lite.models import (
     WeightsUnavailableError,
     available_models,
@@ -532,7 +532,7 @@ def test_vit_tiny_classifies_sample_images():
     assert "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k" in model.source
     file = cached_weights("vit_tiny_patch16_224").read_bytes()
     assert model.weights_sha256 == hashlib.sha256(file).hexdigest()
-    samples = imagenet_samples(range(0, 1000, 125))
+    samples = [imagenet_sample(index) for index in range(0, 1000, 125)]
     batch = torch.stack([model.preprocess(sample.image) for sample in samples])
     predicted = model.logits(batch).argmax(1).tolist()
     assert sum(p == s.index for p, s in zip(predicted, samples, strict=True)) >= 6

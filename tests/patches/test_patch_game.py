@@ -42,7 +42,8 @@ def test_masking_equals_a_loop_over_images_painted_by_hand(tiny_cnn):
     pixels = torch.randn(3, height, width, generator=torch.Generator().manual_seed(3))
     game = PatchGame(tiny_cnn, pixels, target=1, masking="mean", grid=(2, 4))
     coalitions = random_coalitions(10, 8)
-    rewards, predictions = game.outcome(coalitions)
+    said = game.outcome(coalitions)
+    rewards, predictions = said.rewards, said.predictions
     for row, coalition in enumerate(coalitions):
         painted = mean_baseline(pixels)
         for patch in np.flatnonzero(coalition):
