@@ -15,7 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from moxi_lite.data import photos as data
-from moxi_lite.models import cached_weights, load_model, why_unreachable
+from moxi_lite.models import load_model, why_unreachable
+from moxi_lite.models.weights import cached_weights
 
 # First calls import libraries, and machines are shared: no time limit for a single example.
 settings.register_profile("moxi-lite", deadline=None)

@@ -19,13 +19,8 @@ import moxi_lite
 from moxi_lite import cli
 from moxi_lite.explanation import Explanation
 from moxi_lite.files import write_atomically
-from moxi_lite.models import (
-    WeightsUnavailableError,
-    available_models,
-    check_model_name,
-    load_model,
-    set_sum,
-)
+from moxi_lite.models import WeightsUnavailableError, available_models, load_model, set_sum
+from moxi_lite.models.load import check_model_name
 from moxi_lite.patches import MASKINGS
 
 NAMES = ("tabby, tabby cat", "dog", "owl")

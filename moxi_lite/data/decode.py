@@ -82,17 +82,11 @@ def _to_rgb(image: Image.Image, what: str, value_range: ValueRange) -> Image.Ima
         image = array_to_image(values.astype(np.uint16))
     elif image.mode == "F":
         image = array_to_image(np.asarray(image))
-    try:
-        if image.has_transparency_data:
-            canvas = Image.new("RGBA", image.size, "white")
-            canvas.alpha_composite(image.convert("RGBA"))
-            image = canvas
-        return image.copy() if image.mode == "RGB" else image.convert("RGB")
-    except ValueError as error:
-        raise ValueError(
-            f"{what}: cannot convert mode {image.mode} to RGB ({error}). Save it as an RGB PNG or "
-            "JPEG first."
-        ) from error
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
 def array_to_image(array: npt.NDArray[Any], value_range: ValueRange = None) -> Image.Image:

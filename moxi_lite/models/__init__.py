@@ -1,11 +1,10 @@
 """Classifiers: loading, preprocessing, weights."""
 
 from moxi_lite.models.classifier import Classifier, dtype_of, evaluating, patched_methods, state_of
-from moxi_lite.models.hugging_face import HUB_SOURCES, TransformersViT, transformers_vits
+from moxi_lite.models.hugging_face import TransformersViT, transformers_vits
 from moxi_lite.models.load import (
     available_models,
     check_device,
-    check_model_name,
     imagenet_class_names,
     load_model,
 )
@@ -19,17 +18,12 @@ from moxi_lite.models.set_sum import (
     set_sum_vit,
 )
 from moxi_lite.models.weights import (
-    PACKAGED_MODEL,
     WeightsUnavailableError,
-    cached_weights,
     file_sha256,
-    state_sha256,
     why_unreachable,
 )
 
 __all__ = [
-    "HUB_SOURCES",
-    "PACKAGED_MODEL",
     "SET_SUM_MODELS",
     "WEIGHTS_FOLDER",
     "Classifier",
@@ -38,9 +32,7 @@ __all__ = [
     "WeightsUnavailableError",
     "available_models",
     "build_set_sum",
-    "cached_weights",
     "check_device",
-    "check_model_name",
     "dtype_of",
     "evaluating",
     "file_sha256",
@@ -51,7 +43,6 @@ __all__ = [
     "save_set_sum",
     "set_sum_vit",
     "state_of",
-    "state_sha256",
     "transformers_vits",
     "why_unreachable",
 ]

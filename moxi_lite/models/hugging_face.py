@@ -81,14 +81,12 @@ class TransformersViT:
         return size[0] // self.patch_size[0], size[1] // self.patch_size[1]
 
 
-def adapted(module: nn.Module) -> nn.Module:
-    """Wrap an image classifier of transformers; leave every other network as it is."""
-    return TransformersClassifier(module) if _labels(module) is not None else module
-
-
-def adapted_transform(transform: Any) -> Any:
-    """Wrap an image processor of transformers; leave every other transform, or None, as it is."""
-    return Processed(transform) if hasattr(transform, "image_mean") else transform
+def adapted(module: nn.Module, transform: Any) -> tuple[nn.Module, Any]:
+    """Wrap an image classifier and a processor of transformers; leave others, or None, as is."""
+    return (
+        TransformersClassifier(module) if _labels(module) is not None else module,
+        Processed(transform) if hasattr(transform, "image_mean") else transform,
+    )
 
 
 def built_for(module: nn.Module) -> Any:

@@ -22,7 +22,6 @@ from moxi_lite.models.classifier import OUTPUTS, Classifier, device_of, dtype_of
 from moxi_lite.models.hugging_face import (
     HUB_SOURCES,
     adapted,
-    adapted_transform,
     built_for,
     label_names,
     load_from_hub,
@@ -139,7 +138,7 @@ def load_model(
             raise ValueError("fallback is for models given by name; an own module has its weights.")
         if outputs is not None and outputs not in OUTPUTS:
             raise unknown_name("outputs", outputs, OUTPUTS)
-        module, transform = adapted(_unwrapped(name)), adapted_transform(transform)
+        module, transform = adapted(_unwrapped(name), transform)
         label = type(getattr(module, "network", module)).__name__
         _check_own(module, label)
         config, origin = _own_config(module, mean, std, input_size, crop, transform)

@@ -7,7 +7,6 @@ from moxi_lite.patches.masking import (
     TokenDeletion,
     blur_baseline,
     deletion_problem,
-    make_masking,
     mean_baseline,
     noise_baseline,
     patch_map,
@@ -16,7 +15,6 @@ from moxi_lite.patches.masking import (
 )
 from moxi_lite.patches.patch_game import PatchGame, outcomes
 from moxi_lite.patches.reward import (
-    REWARDS,
     Outcome,
     get_reward,
     log_odds,
@@ -29,7 +27,6 @@ from moxi_lite.patches.reward import (
 __all__ = [
     "BASELINES",
     "MASKINGS",
-    "REWARDS",
     "Outcome",
     "PatchGame",
     "PixelMasking",
@@ -40,7 +37,6 @@ __all__ = [
     "log_odds",
     "log_probability",
     "logit",
-    "make_masking",
     "mean_baseline",
     "noise_baseline",
     "outcome_of",

@@ -16,15 +16,14 @@ from moxi_lite.data import imagenet_sample, sample_photo
 from moxi_lite.models import (
     WeightsUnavailableError,
     available_models,
-    cached_weights,
     imagenet_class_names,
     load_model,
     set_sum,
-    state_sha256,
     why_unreachable,
 )
 from moxi_lite.models import load as models_module
 from moxi_lite.models.load import _divide
+from moxi_lite.models.weights import cached_weights, state_sha256
 
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

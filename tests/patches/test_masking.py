@@ -18,10 +18,10 @@ from moxi_lite.patches import (
     PixelMasking,
     TokenDeletion,
     deletion_problem,
-    make_masking,
     patch_map,
     resolve_masking,
 )
+from moxi_lite.patches.masking import make_masking
 
 
 def logits(masking, coalitions):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from moxi_lite.patches import REWARDS, get_reward, log_odds, log_probability, logit, probability
+from moxi_lite.patches import get_reward, log_odds, log_probability, logit, probability
+from moxi_lite.patches.reward import REWARDS
 
 
 def test_by_hand():
