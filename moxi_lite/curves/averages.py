@@ -1,4 +1,4 @@
-"""Averages of curves over images, with intervals by resampling the images."""
+"""Averages of curves over images, with intervals over the images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moxi_lite.curves.curve import Curve, area_under, metric_of
-from moxi_lite.curves.intervals import Estimate, bootstrap, resampled
+from moxi_lite.curves.curve import Curve, area_under, metric_of, step_at
+from moxi_lite.curves.intervals import Estimate, bootstrap, resampled, wilson
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import FloatArray
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class AverageCurve:
-    """Mean of curves, or of differences of curves, over images, with 95 % bootstrap intervals.
+    """Mean of curves, or of differences of curves, over images, with 95 % intervals.
+
+    Those of accuracies are Wilson's, all others come from resampling the images (bootstrap).
 
     Attributes
     ----------
@@ -29,7 +31,8 @@ class AverageCurve:
     mean, lower, upper : ndarray of float64, shape (n + 1,)
         Mean of the metric over images, and its interval at each fraction by itself.
     area : Estimate
-        Area under the mean curve, which is the mean area, with its interval.
+        Area under the mean curve, which is the mean area, with its interval; of curves cut off by
+        `Curve.until` their mean height.
     n_images : int
         Number of curves averaged; the interval of a single one has no width.
     metric : {"correct", "probability", "log_odds"}
@@ -62,7 +65,7 @@ class AverageCurve:
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"fractions of patches are in 0..1, got {fraction!r} (4 % is 0.04).")
-        step = int(fraction * (len(self.fraction) - 1) + 0.5)
+        step = step_at(fraction, self.fraction)
         value, low, high = (float(each[step]) for each in (self.mean, self.lower, self.upper))
         return Estimate(value, low, high, self.n_images)
 
@@ -75,7 +78,7 @@ class AverageCurve:
 def average_curves(
     curves: Iterable[Curve] | Mapping[str, Curve], metric: str = "correct"
 ) -> AverageCurve:
-    """Average curves of several images, with intervals by resampling the images.
+    """Average curves of several images, with intervals over the images.
 
     The paper draws the accuracy (``"correct"``) over images that are classified correctly as a
     whole; whether the curves come from such images is up to the caller.
@@ -96,7 +99,8 @@ def average_curves(
         If there are no curves, they differ in mode or length, or the metric is unknown.
     """
     curves = _alike(curves.values() if isinstance(curves, Mapping) else curves)
-    return _average(np.stack([metric_of(c, metric) for c in curves]), curves[0], metric)
+    values = np.stack([metric_of(c, metric) for c in curves])
+    return _average(values, curves[0], metric, shares=metric == "correct")
 
 
 def average_differences(
@@ -128,7 +132,7 @@ def average_differences(
         raise ValueError("the two methods have no image in common.")
     _alike([each[image] for each in (first, second) for image in both])
     gaps = np.stack([metric_of(first[i], metric) - metric_of(second[i], metric) for i in both])
-    return _average(gaps, first[both[0]], metric)
+    return _average(gaps, first[both[0]], metric, shares=False)
 
 
 def differences(
@@ -137,6 +141,8 @@ def differences(
     rivals: Iterable[str],
     share: float | None = None,
     metric: str = "correct",
+    *,
+    until: float = 1,
 ) -> dict[str, Estimate]:
     """Compare one method with several rivals, each on the images that both have.
 
@@ -151,6 +157,9 @@ def differences(
     share : float, optional
         Compare at this share of the patches, 0..1; by default compare areas under the curves.
     metric : {"correct", "probability", "log_odds"}
+    until : float
+        Compare the curves up to this share of the patches only: the area is then their mean height
+        up to there, which is larger the sooner a curve rises.
 
     Returns
     -------
@@ -167,7 +176,11 @@ def differences(
         for label in (first, rival):
             if label not in curves:
                 raise unknown_name("label", label, curves)
-        average = average_differences(curves[first], curves[rival], metric)
+        one, other = (
+            {image: curve.until(until) for image, curve in curves[label].items()}
+            for label in (first, rival)
+        )
+        average = average_differences(one, other, metric)
         gap = average.area if share is None else average.at(share)
         gaps[rival] = gap if metric == "log_odds" else gap.percent
     return gaps
@@ -245,19 +258,26 @@ def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _average(values: FloatArray, like: Curve, metric: str) -> AverageCurve:
+def _average(values: FloatArray, like: Curve, metric: str, *, shares: bool) -> AverageCurve:
     """Average rows of values, shape (images, n + 1), over the images."""
     n_images, fraction = len(values), like.fraction
-    with_area = np.column_stack([values, area_under(values, fraction)])
+    height = area_under(values, fraction)
+    resampled_too = height[:, None] if shares else np.column_stack([values, height])
 
-    def mean_of(drawn: npt.NDArray[np.int64]) -> FloatArray:
-        # How often each image is drawn: its curve needs no copy.
-        return np.bincount(drawn, minlength=n_images) @ with_area / n_images
+    def mean_of(times: npt.NDArray[np.int64]) -> FloatArray:
+        return times @ resampled_too / n_images
 
-    ends = with_area.mean(axis=0), *resampled(mean_of, n_images, 1000, 0)
-    mean, lower, upper = (each[:-1] for each in ends)
-    value, low, high = (float(each[-1]) for each in ends)
-    area = Estimate(value, low, high, n_images)
+    mean = values.mean(axis=0)
+    if n_images > 1:
+        lower, upper = resampled(mean_of, n_images, n_images)
+    else:  # every draw is the same
+        lower = upper = resampled_too[0]
+    area = Estimate(float(height.mean()), float(lower[-1]), float(upper[-1]), n_images)
+    if shares:
+        ends = [wilson(right, n_images) for right in values.sum(axis=0)]
+        lower, upper = (np.array([getattr(each, end) for each in ends]) for end in ("low", "high"))
+    else:
+        lower, upper = lower[:-1], upper[:-1]
     return AverageCurve(fraction, mean, lower, upper, area, n_images, metric, like.mode)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Curve:
     Attributes
     ----------
     fraction : ndarray of float64, shape (n + 1,)
-        Share of the patches inserted or deleted, 0 to 1.
+        Share of the patches inserted or deleted, 0 to 1, in equal steps.
     correct : ndarray of bool, shape (n + 1,)
         Whether the target class is predicted.
     probability, log_odds : ndarray of float64, shape (n + 1,)
@@ -45,6 +45,8 @@ class Curve:
 
         .. math:: \frac{1}{n} \sum_{k=1}^{n} \frac{y_{k-1} + y_k}{2}
 
+        With the last fraction below 1 (see `until`), n is the number of patches up to there.
+
         Parameters
         ----------
         metric : {"probability", "correct", "log_odds"}
@@ -56,6 +58,26 @@ class Curve:
             In the units of the metric, as fractions have none.
         """
         return float(area_under(metric_of(self, metric), self.fraction))
+
+    def until(self, share: float) -> Curve:
+        """Cut the curve off after a share of the patches: its rise, not its long tail.
+
+        Parameters
+        ----------
+        share : float
+            More than 0 and at most 1; the nearest whole number of patches counts, as in
+            `AverageCurve.at`, but no fewer than one.
+
+        Returns
+        -------
+        Curve
+            Whose area (`auc`) is the mean height up to there.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"a share of the patches is in 0..1, got {share!r} (4 % is 0.04).")
+        first = slice(max(step_at(share, self.fraction), 1) + 1)
+        parts = ("fraction", "correct", "probability", "log_odds")
+        return replace(self, **{name: getattr(self, name)[first] for name in parts})
 
     def patches_to_flip(self) -> int | None:
         """Count the patches until the prediction changes over.
@@ -168,6 +190,11 @@ def metric_of(curve: Curve, metric: str) -> FloatArray:
     return np.asarray(getattr(curve, metric), dtype=np.float64)
 
 
+def step_at(share: float, fraction: FloatArray) -> int:
+    """Return the nearest whole number of patches of a curve's steps; a half counts as one."""
+    return int(share * round(1 / fraction[1]) + 0.5)
+
+
 def area_under(values: FloatArray, fraction: FloatArray) -> FloatArray:
-    """Integrate along the last axis by the trapezoidal rule."""
-    return (values[..., 1:] + values[..., :-1]) @ np.diff(fraction) / 2
+    """Average along the last axis by the trapezoidal rule."""
+    return (values[..., 1:] + values[..., :-1]) @ np.diff(fraction) / (2 * np.ptp(fraction))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moxi_lite.games import FloatArray
 
+N_RESAMPLES = 10_000
 _FEWEST = 8  # with fewer units the interval of a bootstrap means little
 
 
@@ -60,7 +61,7 @@ def bootstrap(
     statistic: Callable[[FloatArray], Any] = np.mean,
     *,
     clusters: npt.ArrayLike | None = None,
-    n_resamples: int = 2000,
+    n_resamples: int = N_RESAMPLES,
     random_state: int | np.random.Generator | None = 0,
 ) -> Estimate:
     """Estimate a statistic, with a 95 % percentile bootstrap interval.
@@ -110,32 +111,45 @@ def bootstrap(
     names, unit = np.unique(labels, return_inverse=True)
     unit = unit.reshape(len(held), -1)
 
-    def of_drawn(units: npt.NDArray[np.int64]) -> Any:
-        times = np.bincount(units, minlength=len(names))[unit].prod(axis=1)
-        return statistic(np.repeat(held, times))
+    def of_drawn(times: npt.NDArray[np.int64]) -> FloatArray:
+        weights = times[:, unit].prod(axis=2)  # how often each value counts
+        if statistic is np.mean:
+            return weights @ held / weights.sum(axis=1)
+        return np.array([statistic(np.repeat(held, each)) for each in weights])
 
     low = high = np.nan
     if len(names) >= _FEWEST:
-        low, high = map(float, resampled(of_drawn, len(names), n_resamples, random_state))
+        ends = resampled(of_drawn, len(names), unit.size, n_resamples, random_state)
+        low, high = map(float, ends)
     return Estimate(float(statistic(held)), low, high, len(held))
 
 
 def resampled(
-    of_drawn: Callable[[npt.NDArray[np.int64]], Any],
+    of_drawn: Callable[[npt.NDArray[np.int64]], FloatArray],
     n_units: int,
-    n_resamples: int,
-    random_state: int | np.random.Generator | None,
+    size: int,
+    n_resamples: int = N_RESAMPLES,
+    random_state: int | np.random.Generator | None = 0,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the 95 % percentile interval of what is computed from the numbers of drawn units."""
+    """Return the 95 % percentile interval of what `of_drawn` computes, draws first.
+
+    It gets how often each unit is drawn, shape (draws, n_units), for so many draws at a time that
+    arrays of `size` numbers a draw fit into memory.
+    """
     from scipy import stats  # slow to import
 
-    if n_units == 1:  # every draw is the same
-        return (of_drawn(np.zeros(1, dtype=np.int64)),) * 2
+    def of_units(units: npt.NDArray[np.int64], axis: int = -1) -> FloatArray:
+        rows = np.atleast_2d(units)
+        placed = rows + n_units * np.arange(len(rows))[:, None]
+        times = np.bincount(placed.ravel(), minlength=n_units * len(rows))
+        return of_drawn(times.reshape(-1, n_units)).T
+
     found = stats.bootstrap(
         (np.arange(n_units),),
-        of_drawn,
-        vectorized=False,
+        of_units,
+        vectorized=True,
         n_resamples=n_resamples,
+        batch=max(1, 2**20 // size),
         method="percentile",
         random_state=np.random.default_rng(random_state),
     ).confidence_interval

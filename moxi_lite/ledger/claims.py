@@ -32,16 +32,16 @@ class Claim:
     n : int or None
         Number of images behind the paper's number, where it says so.
     tolerance : tuple of (float, float) or None
-        Closed interval in which our value is expected.
-    claimed : tuple of (float, float) or None
-        For a claim without a number: the interval that our value lies in if the claim holds for
-        us. A value within `tolerance` but not in it "differs".
+        Closed interval of our values that bear the claim out (of a corrected claim: that show it to
+        fail). None for a row that describes an experiment and claims nothing that could fail.
     chapter : str or None
         The notebook that checks the claim, or is meant to.
-    reason : str
-        Why the claim is not attempted, while no value is recorded.
+    remark : str
+        What a reader should know of the row itself: what is missing, when it was framed.
     correction : str or None
         Set when the printed claim is wrong: what is right.
+    differs : bool
+        Whether our value is known not to bear the claim out; `remark` says why.
     """
 
     id: str
@@ -51,10 +51,10 @@ class Claim:
     unit: str = ""
     n: int | None = None
     tolerance: tuple[float, float] | None = None
-    claimed: tuple[float, float] | None = None
     chapter: str | None = None
-    reason: str = "Not checked in this build."
+    remark: str = ""
     correction: str | None = None
+    differs: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Entry:
     note : str
         What a reader should know: weights, data, setting.
     scaled : bool
-        Whether the setting is smaller than the paper's in another way than `n` shows.
+        Whether the test is smaller than the paper's in another way than `n` shows.
     """
 
     claim: str
@@ -97,11 +97,8 @@ class Row:
 def load_claims() -> Mapping[str, Claim]:
     """Read `claims.json`, in the paper's order."""
     text = files("moxi_lite.ledger").joinpath("claims.json").read_text(encoding="utf-8")
-    claims = {}
-    for item in json.loads(text):
-        intervals = {key: ends_of(item.get(key)) for key in ("tolerance", "claimed")}
-        claims[item["id"]] = Claim(**item | intervals)
-    return MappingProxyType(claims)
+    items = [item | {"tolerance": ends_of(item.get("tolerance"))} for item in json.loads(text)]
+    return MappingProxyType({item["id"]: Claim(**item) for item in items})
 
 
 def ends_of(ends: Iterable[float] | None) -> tuple[float, float] | None:
@@ -139,10 +136,18 @@ def written_row(row: Row) -> str:
     return f"{written_value(claim, row.entry)}{paper}: {row.status}"
 
 
+def written_range(claim: Claim) -> str:
+    """Write the range that bears a claim out."""
+    if claim.tolerance is None:
+        return "–"
+    low, high = (written_number(end, "") for end in claim.tolerance)
+    return low if low == high else f"{low} to {high}"
+
+
 def written_remarks(row: Row) -> str:
     """Write what stands beside the status."""
     claim, entry = row.claim, row.entry
     if entry is None:
-        return claim.reason
+        return claim.remark or "Not checked in this build."
     link = claim.chapter and f"[Chapter {claim.chapter[:2]}](../notebooks/{claim.chapter}.ipynb)."
-    return " ".join(part for part in (claim.correction, entry.note, link) if part)
+    return " ".join(part for part in (claim.correction, entry.note, claim.remark, link) if part)

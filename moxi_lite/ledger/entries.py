@@ -2,7 +2,7 @@
 
 Every number that the paper also reports goes through :func:`record` where it is computed, which
 leaves one small JSON file behind. :func:`table` later joins those files with all claims, so that a
-claim nobody checked is as visible as one that was reproduced.
+claim nobody checked is as visible as one that holds.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from moxi_lite.ledger.claims import (
     ends_of,
     load_claims,
     written_number,
+    written_range,
     written_remarks,
     written_row,
     written_value,
 )
-from moxi_lite.ledger.verdicts import STATUSES, check, status_of
+from moxi_lite.ledger.verdicts import DESCRIPTION, STATUSES, check, status_of
 
 LEDGER_DIR_VARIABLE = "MOXI_LITE_LEDGER_DIR"
 _ROUNDING = 1e-9  # of a value against the ends of its interval
@@ -65,7 +66,8 @@ def record(
     note : str, optional
         One sentence for the ledger's page: weights, data, what differs from the paper.
     scaled : bool, optional
-        Say so when the setting is smaller than the paper's in another way than `n` shows.
+        Say so when the test is smaller than the paper's in another way than `n` shows, such as by
+        fewer draws or on a coarser grid.
 
     Returns
     -------
@@ -76,8 +78,9 @@ def record(
     Raises
     ------
     LedgerError
-        If the value leaves the claim's tolerance, and no interval leaves the claim undecided (see
-        `table`), which stops the notebook; nothing is written.
+        If the value is outside the range that bears the claim out, no interval leaves the claim
+        undecided (see `table`), and the claim is not known to differ; or if it is, and the value
+        no longer does. That stops the notebook; nothing is written.
     ValueError
         If the claim is unknown, `n` is missing, or the interval does not hold the value.
     """
@@ -160,16 +163,18 @@ def table(entries: Iterable[Entry]) -> list[Row]:
     Returns
     -------
     list of Row
-        One row a claim, with status ``"reproduced"``, ``"scaled down"`` (fewer images or a smaller
-        setting), ``"differs"`` (as we expect it, but not what the paper says), ``"undecided"``
-        (the interval leaves it open: it holds the paper's number, while our value is away from it;
-        or, of a claim without a number, it reaches to both sides of what is claimed),
-        ``"corrected"`` (the printed claim fails) or ``"not attempted"``.
+        One row a claim, with status ``"agrees"`` (the value lies in the range that bears the claim
+        out), ``"agrees, smaller sample"`` (on less than four fifths of the paper's images, or in a
+        smaller test), ``"differs"`` (it lies outside), ``"undecided"`` (the interval leaves it
+        open: it holds the paper's number, while our value is outside the range; or, of a claim
+        without a number, it reaches to both sides of an end of the range), ``"corrected"`` (the
+        printed claim fails) or ``"not attempted"``; or ``"description"``, which is no verdict, for
+        a row without a range.
 
     Raises
     ------
     LedgerError
-        If an entry's value leaves its claim's tolerance, and it is not undecided.
+        If an entry's verdict is not the one known; see `record`.
     ValueError
         If an entry's claim is unknown.
     """
@@ -186,18 +191,20 @@ def table(entries: Iterable[Entry]) -> list[Row]:
 def markdown_table(rows: list[Row]) -> str:
     """Write the rows of `table` as Markdown: the count of each status, then one table."""
     counts = Counter(row.status for row in rows)
-    summary = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+    summary = "; ".join(f"{counts[status]} {status}" for status in STATUSES)
+    described = counts[DESCRIPTION]
     lines = [
-        f"**{len(rows)} claims: {summary}.**",
+        f"**{len(rows) - described} claims: {summary}; and {described} descriptions.**",
         "",
-        "| Claim | Paper | Ours | Status |",
-        "|---|---|---|---|",
+        "| Claim | Paper | Range | Ours | Status |",
+        "|---|---|---|---|---|",
     ]
     for row in rows:
         claim, entry = row.claim, row.entry
         cells = (
             f"**{claim.section}.** {claim.statement}",
             "–" if claim.value is None else written_number(claim.value, claim.unit),
+            written_range(claim),
             "–" if entry is None else written_value(claim, entry),
             f"**{row.status}.** {written_remarks(row)}",
         )

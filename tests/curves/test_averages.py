@@ -10,6 +10,7 @@ from moxi_lite.curves import (
     average_table,
     differences,
     summary_table,
+    wilson,
 )
 
 
@@ -31,8 +32,9 @@ def test_average_by_hand():
     assert (average.n_images, average.metric, average.mode) == (3, "probability", "insertion")
     np.testing.assert_allclose(average_curves(curves).mean, [1 / 3, 1 / 3, 1])
     assert (average.lower <= average.mean).all() and (average.mean <= average.upper).all()
-    # The last point has no spread in accuracy: every image is right there.
-    assert average_curves(curves).lower[-1] == average_curves(curves).upper[-1] == 1
+    # The last point has no spread in accuracy, and an interval of Wilson's all the same.
+    last = average_curves(curves).at(1)
+    assert last == pytest.approx(wilson(3, 3)) and last.low < 0.5
 
 
 def test_interval_is_about_two_standard_errors_wide():
@@ -117,7 +119,7 @@ def test_a_table_has_a_row_a_method_and_a_column_a_share():
     average = average_curves(by_image(1))
     assert found.loc["MoXI", "25 %"] == f"{average.at(0.25).percent:.0f}"
     assert found.loc["MoXI", "25 %"].startswith("50 (")
-    assert found.loc["own", "100 %"] == "100 (100 to 100)"
+    assert found.loc["own", "100 %"] == "100 (57 to 100)"
 
 
 def test_differences_from_several_rivals_are_paired_and_in_points():
@@ -129,6 +131,21 @@ def test_differences_from_several_rivals_are_paired_and_in_points():
     assert differences(curves, "MoXI", ["near"], share=0.5)["near"].value == pytest.approx(10)
     with pytest.raises(ValueError, match=r"unknown label 'nearby'.*Did you mean 'near'"):
         differences(curves, "MoXI", ["nearby"])
+
+
+def test_a_rise_is_the_mean_height_up_to_a_share():
+    slow, quick = by_image(9), by_image(1)
+    rise = average_curves({image: curve.until(0.5) for image, curve in quick.items()})
+    assert rise.fraction[-1] == 0.5 and rise.at(0.1) == average_curves(quick).at(0.1)
+    by_hand = np.mean([curve.correct[:11].sum() - 0.5 for curve in quick.values()]) / 10
+    assert rise.auc == pytest.approx(by_hand)
+    gap = differences({"quick": quick, "slow": slow}, "quick", ["slow"], until=0.5)["slow"]
+    late = average_curves([curve.until(0.5) for curve in slow.values()])
+    assert gap.value == pytest.approx(100 * (rise.auc - late.auc)) and gap.low > 0
+    assert slow["image 0"].until(1e-9).fraction.tolist() == [0, 0.05]
+    for share in (0, 1.1, np.nan):
+        with pytest.raises(ValueError, match=r"0\.\.1"):
+            slow["image 0"].until(share)
 
 
 def test_the_summary_counts_patches_to_the_flip_and_whether_it_lasts():

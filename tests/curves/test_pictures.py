@@ -20,6 +20,7 @@ from moxi_lite.curves import (
     average_curves_html,
     plot_average_curves,
     plot_forest,
+    wilson,
 )
 from moxi_lite.explanation import METHOD_COLORS
 
@@ -93,7 +94,10 @@ class TestAverageCurvesHTML:
         assert (data["n"], data["start"], data["verb"]) == (4, 2, "inserted")
         assert data["methods"] == ["MoXI", "<b>own"] and data["images"] == [2, 1]
         assert data["colors"] == [METHOD_COLORS["MoXI"].lower(), to_hex("C1")]  # as in the figure
-        assert data["metrics"]["accuracy"][0] == [[0, 0.5, 1, 1, 1], [0, 0, 1, 1, 1], [0, *[1] * 4]]
+        mean, low, high = data["metrics"]["accuracy"][0]
+        assert mean == [0, 0.5, 1, 1, 1]
+        ends = [[round(wilson(k, 2)[end], 4) for k in (0, 1, 2, 2, 2)] for end in (1, 2)]
+        assert [low, high] == ends
         assert data["metrics"]["probability"][1][0] == [0, 0, 0, 0.8, 0.8]
 
     def test_it_is_safe_and_needs_no_other_file(self):
@@ -133,7 +137,7 @@ class TestAverageCurvesHTML:
             timeout=60,
         )
         assert "1 of 4 patches inserted (25.0 %)" in done.stdout
-        assert "50 (0 to 100)" in done.stdout and "40 (0 to 80)" in done.stdout
+        assert "50 (9 to 91)" in done.stdout and "40 (0 to 80)" in done.stdout
         assert "&lt;b&gt;own" in done.stdout
         assert done.stdout.count("<polyline") == 2
 

@@ -1,6 +1,7 @@
 """The ledger: tolerances, stored entries, statuses, and the list of claims itself."""
 
 import json
+import math
 import re
 from importlib.resources import files
 
@@ -22,8 +23,7 @@ def make_claim(**changes):
         "n": 1000,
         "tolerance": (80, 100),
         "chapter": "01_set_sum",
-        "reason": "Not run.",
-        "correction": None,
+        "remark": "Not run.",
     }
     return Claim(**{**facts, **changes})
 
@@ -114,7 +114,7 @@ def test_a_claim_without_a_number_takes_any_finite_value(toy):
 def test_one_line_is_printed(toy, capsys):
     ledger.record("toy", Estimate(91.7, 83, 97), n=60)
     assert capsys.readouterr().out == (
-        "Ledger: toy: 91.7 % (83 to 97), n = 60 of 1,000 (paper: 90 %): scaled down\n"
+        "Ledger: toy: 91.7 % (83 to 97), n = 60 of 1,000 (paper: 90 %): agrees, smaller sample\n"
     )
 
 
@@ -167,38 +167,43 @@ def test_a_broken_entry_is_named(tmp_path, text):
 # statuses and the table
 
 DIRECTION = {"value": None, "n": None, "tolerance": (0.1, 100)}
-CLAIMED = {"value": None, "n": None, "tolerance": (-100, 100), "claimed": (0, 100)}
 
 
 @pytest.mark.parametrize(
     ("claim", "entry", "status"),
     [
         ({}, None, "not attempted"),
-        ({}, {"value": 91, "n": 1000}, "reproduced"),
-        ({}, {"value": 91, "n": 999}, "scaled down"),
-        ({}, {"value": 91, "n": 1000, "scaled": True}, "scaled down"),
-        ({"n": None}, {"value": 91, "n": 5}, "reproduced"),
-        ({"tolerance": (60, 70)}, {"value": 65, "n": 1000}, "differs"),
-        ({"value": None, "tolerance": None}, {"value": 3, "n": 1000}, "reproduced"),
+        ({}, {"value": 91, "n": 1000}, "agrees"),
+        ({}, {"value": 91, "n": 800}, "agrees"),
+        ({}, {"value": 91, "n": 799}, "agrees, smaller sample"),
+        ({}, {"value": 91, "n": 1000, "scaled": True}, "agrees, smaller sample"),
+        ({"n": None}, {"value": 91, "n": 5}, "agrees"),
         ({"value": None, "n": None, "correction": "Minus."}, {"value": 90}, "corrected"),
         ({"correction": "Minus."}, None, "not attempted"),
         ({}, {"value": 75, "n": 60, "interval": (60, 90)}, "undecided"),
-        ({}, {"value": 85, "n": 60, "interval": (60, 95)}, "scaled down"),
-        (DIRECTION, {"value": 3, "interval": (1, 5)}, "reproduced"),
+        ({}, {"value": 85, "n": 60, "interval": (60, 95)}, "agrees, smaller sample"),
+        (DIRECTION, {"value": 3, "interval": (1, 5)}, "agrees"),
         (DIRECTION, {"value": 3, "interval": (-1, 7)}, "undecided"),
         (DIRECTION, {"value": -3, "interval": (-7, 1)}, "undecided"),
         (DIRECTION | {"correction": "No."}, {"value": 3, "interval": (-1, 7)}, "undecided"),
-        (CLAIMED, {"value": 3, "interval": (1, 5)}, "reproduced"),
-        (CLAIMED, {"value": 3, "interval": (-1, 7)}, "undecided"),
-        (CLAIMED, {"value": -3, "interval": (-7, 1)}, "undecided"),
-        (CLAIMED, {"value": -3, "interval": (-5, -1)}, "differs"),
-        ({"value": None, "n": None, "claimed": (85, 99)}, {"value": 90}, "reproduced"),
-        ({"value": None, "n": None, "claimed": (95, 99)}, {"value": 90}, "differs"),
+        (DIRECTION | {"differs": True}, {"value": -3, "interval": (-5, -1)}, "differs"),
+        (DIRECTION | {"differs": True}, {"value": -3, "interval": (-7, 1)}, "undecided"),
+        ({"differs": True}, {"value": 75, "n": 60, "interval": (60, 89)}, "differs"),
+        ({"value": None, "tolerance": None}, None, "description"),
+        ({"value": None, "tolerance": None}, {"value": 3, "n": 1000}, "description"),
     ],
 )
 def test_the_status_follows_from_claim_and_entry(toy, claim, entry, status):
     toy(**claim)
     assert status_of([] if entry is None else [Entry("toy", **entry)]) == status
+
+
+def test_a_claim_known_to_differ_stops_where_it_no_longer_does(toy, tmp_path):
+    toy(differs=True)
+    assert ledger.record("toy", Estimate(75.0, 60, 89), n=60).value == 75
+    with pytest.raises(LedgerError, match="no longer"):
+        ledger.record("toy", Estimate(91.0, 80, 97), n=60)
+    assert ledger.read_entries(tmp_path)[0].value == 75
 
 
 def test_the_fullest_entry_counts(toy):
@@ -218,7 +223,8 @@ def test_a_stored_value_is_checked_again(toy):
 def test_the_table_has_every_claim_in_order():
     rows = ledger.table([Entry("set-sum-example", 3)])
     assert [row.claim.id for row in rows] == list(CLAIMS)
-    assert {row.claim.id for row in rows if row.status != "not attempted"} == {"set-sum-example"}
+    status = {row.claim.id: row.status for row in rows if row.claim.tolerance}
+    assert status.pop("set-sum-example") == "agrees" and set(status.values()) == {"not attempted"}
 
 
 def test_markdown_counts_links_and_escapes(toy):
@@ -226,20 +232,29 @@ def test_markdown_counts_links_and_escapes(toy):
     text = ledger.markdown_table(ledger.table([Entry("toy", 91, n=60, note="Four | five.")]))
     lines = text.splitlines()
     assert lines[0] == (
-        "**1 claims: 0 reproduced, 1 scaled down, 0 differs, 0 undecided, 0 corrected, "
-        "0 not attempted.**"
+        "**1 claims: 0 agrees; 1 agrees, smaller sample; 0 differs; 0 undecided; 0 corrected; "
+        "0 not attempted; and 0 descriptions.**"
     )
     assert lines[-1] == (
-        r"| **Sec. 5.1.** a \| b | 90 % | 91 %, n = 60 of 1,000 | **scaled down.** "
-        r"Four \| five. [Chapter 01](../notebooks/01_set_sum.ipynb). |"
+        r"| **Sec. 5.1.** a \| b | 90 % | 80 to 100 | 91 %, n = 60 of 1,000 | "
+        r"**agrees, smaller sample.** "
+        r"Four \| five. Not run. [Chapter 01](../notebooks/01_set_sum.ipynb). |"
     )
-    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[2:]} == {6}
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[2:]} == {7}
 
 
-def test_markdown_gives_the_reason_where_nothing_was_recorded(toy):
-    assert ledger.markdown_table(ledger.table([])).endswith(
-        "| 90 % | – | **not attempted.** Not run. |\n"
-    )
+def test_markdown_says_what_is_missing_where_nothing_was_recorded(toy):
+    row = "| 90 % | 80 to 100 | – | **not attempted.** "
+    assert ledger.markdown_table(ledger.table([])).endswith(row + "Not run. |\n")
+    toy(remark="")
+    assert row + "Not checked in this build." in ledger.markdown_table(ledger.table([]))
+
+
+def test_descriptions_are_counted_apart(toy):
+    toy(value=None, tolerance=None)
+    text = ledger.markdown_table(ledger.table([Entry("toy", 3, n=7)]))
+    assert text.startswith("**0 claims: 0 agrees; ") and "; and 1 descriptions.**" in text
+    assert "| – | – | 3 %, n = 7 of 1,000 | **description.** " in text
 
 
 @pytest.mark.parametrize(
@@ -254,21 +269,56 @@ def test_numbers_carry_their_unit(toy, unit, shown):
 # the list of claims
 
 
+ATTAINABLE = {  # by how the unit begins: the values that could come out, and that of "no effect"
+    "%": (0, 100, None),
+    "percentage points": (-100, 100, 0),
+    "evaluations": (0, math.inf, None),
+    "largest deviation": (0, math.inf, None),
+    "rank correlation": (-1, 1, None),
+    "nats": (-math.inf, math.inf, 0),
+    "times": (0, math.inf, 1),
+    "": (0, math.inf, None),  # the reward of a game of numbers
+}
+
+
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=list(CLAIMS))
 def test_a_claim_is_complete(claim):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id)
     assert re.match(r"(Sec\. \d|Appendix [A-H])", claim.section)
     assert len(claim.statement.split()) > 4
-    assert claim.statement.endswith(".") and claim.reason.endswith(".")
+    assert claim.statement.endswith(".") and claim.remark[-1:] in ("", ".")
     assert claim.chapter is None or re.fullmatch(r"\d\d_[a-z0-9_]+", claim.chapter)
-    if claim.value is not None:
-        assert claim.tolerance is not None, "a number needs the interval where ours is expected"
-    if claim.tolerance is not None:
-        assert claim.tolerance[0] <= claim.tolerance[1]
+    assert claim.remark or not claim.differs, "say why it differs"
     if claim.n is not None:
         assert claim.n >= 1
+    if claim.tolerance is None:  # a description claims nothing
+        assert claim.value is None and claim.correction is None and not claim.differs
+
+
+@pytest.mark.parametrize(
+    "claim", [claim for claim in CLAIMS.values() if claim.tolerance], ids=lambda claim: claim.id
+)
+def test_a_claim_can_fail(claim):
+    low, high = claim.tolerance
+    kind = max((kind for kind in ATTAINABLE if claim.unit.startswith(kind)), key=len)
+    lowest, highest, no_effect = ATTAINABLE[kind]
+    assert kind or not claim.unit, f"what values can {claim.unit!r} take?"
+    assert lowest <= low <= high <= highest
+    assert lowest < low or high < highest, "every attainable value would bear it out"
+    assert no_effect is None or not low <= no_effect <= high, "no effect would bear it out"
+    if claim.value is not None:
+        assert low <= claim.value <= high
     if claim.correction is not None:
-        assert claim.tolerance[0] > 0, "our check must exclude that the printed form never fails"
+        assert low > 0, "our check must exclude that the printed form never fails"
+
+
+def test_the_range_of_an_accuracy_follows_from_the_papers_number_of_images():
+    for claim in CLAIMS.values():
+        if claim.value is not None and claim.unit == "%":
+            share = claim.value / 100
+            two_samples = 196 * math.sqrt(2 * share * (1 - share) / claim.n)  # differ by, 95 %
+            expected = (max(claim.value - 2 * two_samples, 0), claim.value + 2 * two_samples)
+            assert claim.tolerance == pytest.approx(expected, abs=0.5)
 
 
 def test_ids_are_unique_and_values_plain():
