@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_list,
         default="moxi",
         metavar="A,B,...",
-        help="moxi, gradcam, gradcam++, both also with -eigen and -aug, rollout, shapley, "
+        help="moxi, gradcam, gradcam++, both also with -eigen and -paper, rollout, shapley, "
         "shapley-paper, rise, moxi-, random; or all (default: moxi)",
     )
     add(

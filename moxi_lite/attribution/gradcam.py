@@ -34,10 +34,11 @@ def gradcam_map(
     target_layer: nn.Module | str | None = None,
     reshape: Reshape | None = None,
 ) -> FloatArray:
-    """Class activation map of the game's target, float64 (h, w), at least 0, as fine as the layer.
+    """Class activation map of the game's target, float64 (h, w), as fine as the layer.
 
-    `method` is the name of a class of pytorch-grad-cam, and the smoothings are the library's; the
-    other parameters and the errors are those of `moxi_lite.attribute`.
+    What the published map cuts to 0 is negative here, by its score before that. `method` is the
+    name of a class of pytorch-grad-cam, and the smoothings are the library's; the other parameters
+    and the errors are those of `moxi_lite.attribute`.
     """
     try:
         import pytorch_grad_cam
@@ -58,6 +59,7 @@ def gradcam_map(
             layer = _named_layer(module, target_layer)
         kind = _at_layer(getattr(pytorch_grad_cam, method))
         cam = kind(_Scored(model), [layer], reshape_transform=_to_map(model, layer, reshape))
+        cam.unclipped = []
         try:
             smooth = {"aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth}
             # A score without a graph may run backwards too: get_cam_image says what is wrong.
@@ -65,7 +67,13 @@ def gradcam_map(
             scaled = cam(image.requires_grad_(), targets, **smooth)[0].astype(np.float64)
         finally:
             cam.__exit__(None, None, None)  # "with" would print an IndexError and go on
-        return scaled if aug_smooth else np.maximum(cam.unclipped, 0)
+        if not aug_smooth:
+            return cam.unclipped[0]
+        turned = [
+            view.deaugment_mask(torch.from_numpy(cells)[None, None])[0, 0].numpy()
+            for view, cells in zip(cam.tta_transforms, cam.unclipped, strict=True)
+        ]
+        return np.where(scaled > 0, scaled, np.minimum(np.mean(turned, axis=0), 0))
 
 
 @cache
@@ -73,7 +81,7 @@ def _at_layer(method: Any) -> Any:
     """Extend a class of pytorch-grad-cam: its map is not resized, and kept as it is computed."""
 
     class AtLayer(method):
-        unclipped: FloatArray  # the last map (h, w), before the library clips and scales it
+        unclipped: list[FloatArray]  # maps (h, w), before the library clips and scales them
 
         def get_target_width_height(self, input_tensor: Tensor) -> None:
             """Return None: no resizing to the image."""
@@ -91,7 +99,7 @@ def _at_layer(method: Any) -> Any:
                 maps = super().get_cam_image(*inputs, eigen_smooth=True)
                 # A principal component has an arbitrary sign: take that of the plain map.
                 maps = maps if np.sum(maps * (plain - plain.mean())) >= 0 else -maps
-            self.unclipped = maps[0].astype(np.float64)
+            self.unclipped.append(maps[0].astype(np.float64))
             return maps
 
     return AtLayer

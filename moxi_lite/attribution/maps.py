@@ -14,7 +14,13 @@ def pool_to_grid(values: FloatArray, game: PatchGame) -> FloatArray:
     """Average a map, (h, w) over the whole image, by area over the patches of a game, row-major.
 
     Where it is coarser than the game's grid, it is first interpolated to the size of the image.
+    Negative cells count as 0, but a patch of nothing else has their (negative) average.
     """
+    above = _averaged(np.maximum(values, 0), game)
+    return np.where(above > 0, above, _averaged(np.minimum(values, 0), game))
+
+
+def _averaged(values: FloatArray, game: PatchGame) -> FloatArray:
     rows, columns = game.grid
     if values.shape[0] < rows or values.shape[1] < columns:
         size, stack = tuple(game.pixels.shape[1:]), torch.from_numpy(values)[None, None]

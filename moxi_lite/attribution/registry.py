@@ -58,10 +58,10 @@ _SAMPLING = ("n_samples", "random_state", "show_progress")
 REGISTRY: dict[str, Method] = {
     "gradcam": _gradcam("GradCAM"),
     "gradcam-eigen": _gradcam("GradCAM", eigen_smooth=True),
-    "gradcam-aug": _gradcam("GradCAM", aug_smooth=True),
+    "gradcam-paper": _gradcam("GradCAM", aug_smooth=True, eigen_smooth=True),
     "gradcam++": _gradcam("GradCAMPlusPlus"),
     "gradcam++-eigen": _gradcam("GradCAMPlusPlus", eigen_smooth=True),
-    "gradcam++-aug": _gradcam("GradCAMPlusPlus", aug_smooth=True),
+    "gradcam++-paper": _gradcam("GradCAMPlusPlus", aug_smooth=True, eigen_smooth=True),
     "rollout": Method(rollout_map, ("attention", "n_prefix_tokens"), True),
     "shapley": Method(partial(shapley, method="shapley"), _SAMPLING),
     "shapley-paper": Method(partial(shapley, method="shapley-paper"), _SAMPLING),
@@ -143,16 +143,19 @@ def attribute(
     -----
     ``"gradcam"``, ``"gradcam++"``
         Class activation maps weighted by gradients of the target's logit, through
-        pytorch-grad-cam, negative parts cut to 0 (so low scores are often tied). Maps keep the
-        resolution of the layer and are averaged over the area of each patch of the game's grid;
-        maps coarser than that grid are interpolated first (bilinear, to the size of the image).
+        pytorch-grad-cam. Maps keep the resolution of the layer and are averaged over the area of
+        each patch of the game's grid; maps coarser than that grid are interpolated first
+        (bilinear, to the size of the image). The published maps are cut to 0 where negative, which
+        ties half of all patches: here those have their score before the cut, a negative one, so
+        that no tie is left to the order of the patches. ``np.maximum(scores, 0)`` cuts.
     ``"gradcam-eigen"``, ``"gradcam++-eigen"``
         Smoothed: the first principal component of the weighted activations instead of their sum.
         Its sign is arbitrary in pytorch-grad-cam (``eigen_smooth``); here it is the one that
         correlates with the plain map.
-    ``"gradcam-aug"``, ``"gradcam++-aug"``
-        Smoothed: the mean of six maps, each scaled to 0..1, of the image and its mirror image
-        at three contrasts (``aug_smooth``).
+    ``"gradcam-paper"``, ``"gradcam++-paper"``
+        Smoothed twice, as the paper's authors do: the mean of six such principal components, each
+        cut and scaled to 0..1, of the image and its mirror image at three contrasts
+        (``aug_smooth`` and ``eigen_smooth``).
     ``"rollout"``
         Attention rollout: row-normalised (mean over heads + identity), multiplied over the
         blocks; the row of the class token. The same for all classes.

@@ -8,7 +8,14 @@ from moxi_lite.curves.averages import (
     differences,
     summary_table,
 )
-from moxi_lite.curves.curve import Curve, curves_of, deletion_curve, insertion_curve
+from moxi_lite.curves.curve import (
+    Curve,
+    checked_points,
+    curves_of,
+    deletion_curve,
+    insertion_curve,
+    mean_curve,
+)
 from moxi_lite.curves.following import follow
 from moxi_lite.curves.intervals import Estimate, bootstrap, wilson
 from moxi_lite.curves.pictures import average_curves_html, plot_average_curves, plot_forest
@@ -22,11 +29,13 @@ __all__ = [
     "average_differences",
     "average_table",
     "bootstrap",
+    "checked_points",
     "curves_of",
     "deletion_curve",
     "differences",
     "follow",
     "insertion_curve",
+    "mean_curve",
     "plot_average_curves",
     "plot_forest",
     "summary_table",

@@ -26,9 +26,9 @@ class AverageCurve:
 
     Attributes
     ----------
-    fraction : ndarray of float64, shape (n + 1,)
-        Share of the patches inserted or deleted, 0 to 1.
-    mean, lower, upper : ndarray of float64, shape (n + 1,)
+    fraction : ndarray of float64, shape (m,)
+        Share of the patches inserted or deleted, 0 to 1, at the points of the curves.
+    mean, lower, upper : ndarray of float64, shape (m,)
         Mean of the metric over images, and its interval at each fraction by itself.
     area : Estimate
         Area under the mean curve, which is the mean area, with its interval; of curves cut off by
@@ -55,13 +55,18 @@ class AverageCurve:
         Parameters
         ----------
         fraction : float
-            In 0..1, otherwise ValueError; the nearest whole number of patches counts (half a
-            patch rounds up): 0.04 of 196 patches is 8 patches.
+            In 0..1; the nearest whole number of patches counts (half a patch rounds up): 0.04 of
+            196 patches is 8 patches.
 
         Returns
         -------
         Estimate
             In the units of the metric.
+
+        Raises
+        ------
+        ValueError
+            If the fraction is not in 0..1, or the curves have no point there.
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"fractions of patches are in 0..1, got {fraction!r} (4 % is 0.04).")
@@ -96,11 +101,12 @@ def average_curves(
     Raises
     ------
     ValueError
-        If there are no curves, they differ in mode or length, or the metric is unknown.
+        If there are no curves, they differ in mode or points, or the metric is unknown.
     """
     curves = _alike(curves.values() if isinstance(curves, Mapping) else curves)
     values = np.stack([metric_of(c, metric) for c in curves])
-    return _average(values, curves[0], metric, shares=metric == "correct")
+    right_or_wrong = metric == "correct" and bool(np.isin(values, (0, 1)).all())
+    return _average(values, curves[0], metric, shares=right_or_wrong)
 
 
 def average_differences(
@@ -125,7 +131,7 @@ def average_differences(
     Raises
     ------
     ValueError
-        If no image is in both, curves differ in mode or length, or the metric is unknown.
+        If no image is in both, curves differ in mode or points, or the metric is unknown.
     """
     both = [image for image in first if image in second]
     if not both:
@@ -235,18 +241,21 @@ def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
         One row a label: ``n``, the number of images; the areas under accuracy and probability (%);
         the median number of patches after which the target is first predicted (insertion) or no
         longer predicted (deletion), all of them where that never happens, as text with intervals;
-        and the share of images in which it stays so from there on (%).
+        and the share of images in which it stays so from there on (%): both at the points that
+        the curves have.
     """
     import pandas as pd  # slow
 
     rows = {}
     for label, by_image in curves.items():
         several = list(by_image.values())
-        n, inserts = len(several[0].fraction) - 1, several[0].mode == "insertion"
-        steps = [n if (flip := c.patches_to_flip()) is None else flip for c in several]
+        inserts = several[0].mode == "insertion"
+        flips = [c.patches_to_flip() for c in several]
+        steps = [c.n_patches if k is None else k for c, k in zip(several, flips, strict=True)]
         stays = [
-            (c.correct[k:] == inserts).all() and c.patches_to_flip() is not None
-            for c, k in zip(several, steps, strict=True)
+            k is not None
+            and bool((c.correct == inserts)[c.fraction >= (k - 0.5) / c.n_patches].all())
+            for c, k in zip(several, flips, strict=True)
         ]
         rows[label] = {
             "n": len(several),
@@ -259,7 +268,7 @@ def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
 
 
 def _average(values: FloatArray, like: Curve, metric: str, *, shares: bool) -> AverageCurve:
-    """Average rows of values, shape (images, n + 1), over the images."""
+    """Average rows of values, shape (images, m), over the images."""
     n_images, fraction = len(values), like.fraction
     height = area_under(values, fraction)
     resampled_too = height[:, None] if shares else np.column_stack([values, height])
@@ -285,8 +294,10 @@ def _alike(curves: Iterable[Curve]) -> Sequence[Curve]:
     found = list(curves)
     if not found:
         raise ValueError("expected one curve or more, got none.")
-    kinds = sorted({(curve.mode, len(curve.fraction) - 1) for curve in found})
+    kinds = sorted({(c.mode, c.n_patches, len(c.fraction), c.fraction.tobytes()) for c in found})
     if len(kinds) > 1:
-        listed = ", ".join(f"{mode} of {n} patches" for mode, n in kinds)
+        listed = ", ".join(
+            f"{mode} of {n} patches" + f" at {m} points" * (m <= n) for mode, n, m, _ in kinds
+        )
         raise ValueError(f"only curves of one kind can be averaged, but these mix {listed}.")
     return found

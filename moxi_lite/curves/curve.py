@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +22,12 @@ class Curve:
 
     Attributes
     ----------
-    fraction : ndarray of float64, shape (n + 1,)
-        Share of the patches inserted or deleted, 0 to 1, in equal steps.
-    correct : ndarray of bool, shape (n + 1,)
-        Whether the target class is predicted.
-    probability, log_odds : ndarray of float64, shape (n + 1,)
+    fraction : ndarray of float64, shape (m,)
+        Share of the patches inserted or deleted, 0 to 1: after each patch, so that m = n + 1, or
+        only at some points, the first patch among them.
+    correct : ndarray of bool, shape (m,)
+        Whether the target class is predicted; of a `mean_curve` the share of the orders, 0..1.
+    probability, log_odds : ndarray of float64, shape (m,)
         Of the target class: 0..1, and in nats.
     mode : {"insertion", "deletion"}
     target : int
@@ -43,9 +44,9 @@ class Curve:
     def auc(self, metric: str = "probability") -> float:
         r"""Area under the curve by the trapezoidal rule, both endpoints included.
 
-        .. math:: \frac{1}{n} \sum_{k=1}^{n} \frac{y_{k-1} + y_k}{2}
+        .. math:: \sum_{k=1}^{m-1} (x_k - x_{k-1}) \frac{y_{k-1} + y_k}{2},
 
-        With the last fraction below 1 (see `until`), n is the number of patches up to there.
+        divided by the last fraction where that is below 1 (see `until`).
 
         Parameters
         ----------
@@ -58,6 +59,11 @@ class Curve:
             In the units of the metric, as fractions have none.
         """
         return float(area_under(metric_of(self, metric), self.fraction))
+
+    @property
+    def n_patches(self) -> int:
+        """Number n of patches of the image."""
+        return patches_of(self.fraction)
 
     def until(self, share: float) -> Curve:
         """Cut the curve off after a share of the patches: its rise, not its long tail.
@@ -80,17 +86,19 @@ class Curve:
         return replace(self, **{name: getattr(self, name)[first] for name in parts})
 
     def patches_to_flip(self) -> int | None:
-        """Count the patches until the prediction changes over.
+        """Count the patches until the prediction changes over, at the points that there are.
 
         Returns
         -------
         int or None
             For insertion the smallest number of patches with which the target is predicted, for
             deletion the smallest number without which it no longer is; 0 if that holds at the
-            start, None if it never does.
+            start, None if it never does. Of a `mean_curve`: for half of the orders.
         """
-        flipped = self.correct if self.mode == "insertion" else ~self.correct
-        return int(flipped.argmax()) if flipped.any() else None
+        said = self.correct if self.mode == "insertion" else 1.0 - self.correct
+        flipped = np.asarray(said) >= 0.5
+        point = self.fraction[flipped.argmax()]
+        return round(point * self.n_patches) if flipped.any() else None
 
 
 def insertion_curve(game: PatchGame, order: npt.ArrayLike) -> Curve:
@@ -130,7 +138,10 @@ def deletion_curve(game: PatchGame, order: npt.ArrayLike) -> Curve:
 
 
 def curves_of(
-    game: PatchGame, orders: Mapping[str, npt.ArrayLike], mode: str = "insertion"
+    game: PatchGame,
+    orders: Mapping[str, npt.ArrayLike],
+    mode: str = "insertion",
+    points: npt.ArrayLike | None = None,
 ) -> dict[str, Curve]:
     """Draw the curves of several orders of one image at once.
 
@@ -144,6 +155,8 @@ def curves_of(
     orders : mapping of str to array_like of int, shape (n,)
         Orders of the patches by name, for example the name of the method.
     mode : {"insertion", "deletion"}
+    points : array_like of int, optional
+        Numbers of patches, 0..n, after which to evaluate, besides 0, 1 and n; all by default.
 
     Returns
     -------
@@ -162,9 +175,10 @@ def curves_of(
         )
     n = game.n_players
     checked = [checked_order(order, n, name) for name, order in orders.items()]
-    present = np.array([along(order, mode) for order in checked], dtype=bool)
+    at = checked_points(points, n)
+    present = np.array([along(order, mode)[at] for order in checked], dtype=bool)
     logits = game.logits(present.reshape(-1, n))
-    shape = (len(orders), n + 1)
+    shape = (len(orders), len(at))
     of_reward = {
         reward: outcome_of(logits, game.target, reward, game.model.outputs)
         for reward in ("probability", "log_odds")
@@ -176,23 +190,78 @@ def curves_of(
             f"{game.model.name} gives NaN or infinite scores for part of the image: check the "
             "model and the masking."
         )
-    fraction = np.arange(n + 1) / n
+    fraction = at / n
     return {
         name: Curve(fraction, correct[row], p[row], odds[row], mode, game.target)
         for row, name in enumerate(orders)
     }
 
 
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Average the curves of several orders of one image, as of random ones.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+        One or more, of one image, mode and points.
+
+    Returns
+    -------
+    Curve
+        Its `correct` is the share of the orders, 0..1.
+    """
+    first = curves[0]
+    of_all = {
+        metric: np.mean([metric_of(curve, metric) for curve in curves], axis=0)
+        for metric in METRICS
+    }
+    return replace(first, **of_all) if len(curves) > 1 else first
+
+
+def checked_points(points: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of patches at which a curve is evaluated, ascending, 0, 1 and n included.
+
+    Raises ValueError for what is no whole number in 0..n.
+    """
+    if points is None:
+        return np.arange(n + 1)
+    given = np.asarray(points)
+    if (
+        given.ndim != 1
+        or not np.issubdtype(given.dtype, np.integer)
+        or not np.isin(given, np.arange(n + 1)).all()
+    ):
+        raise ValueError(f"points must be numbers of patches in 0..{n}, not {points!r}.")
+    return np.unique([0, 1, n, *given]).astype(np.int64)
+
+
+def patches_of(fraction: FloatArray) -> int:
+    """Return the number of patches of an image, from the points of a curve."""
+    return round(1 / float(fraction[1]))
+
+
 def metric_of(curve: Curve, metric: str) -> FloatArray:
-    """Return one of `METRICS` as floats, shape (n + 1,)."""
+    """Return one of `METRICS` as floats, shape (m,)."""
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     return np.asarray(getattr(curve, metric), dtype=np.float64)
 
 
 def step_at(share: float, fraction: FloatArray) -> int:
-    """Return the nearest whole number of patches of a curve's steps; a half counts as one."""
-    return int(share * round(1 / fraction[1]) + 0.5)
+    """Find the point of a curve at the nearest whole number of patches; a half counts as one.
+
+    Raises ValueError if there is none.
+    """
+    n = patches_of(fraction)
+    points = np.rint(fraction * n).astype(int)
+    k = int(share * n + 0.5)
+    place = min(int(np.searchsorted(points, k)), len(points) - 1)
+    if points[place] != k:
+        raise ValueError(
+            f"the curve has no point at {k} of {n} patches; the nearest are at "
+            f"{points[max(place - 1, 0)]} and {points[place]}."
+        )
+    return place
 
 
 def area_under(values: FloatArray, fraction: FloatArray) -> FloatArray:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from moxi_lite.curves.averages import AverageCurve
+from moxi_lite.curves.curve import patches_of
 from moxi_lite.curves.intervals import Estimate
 from moxi_lite.errors import unknown_name
 from moxi_lite.explanation import (
@@ -86,7 +87,7 @@ def average_curves_html(
     *metrics : mapping of str to AverageCurve
         Label -> curve: one of the accuracy, of the probability, or one of each.
     start : float
-        Share of the patches, 0..1, at which the slider begins.
+        Share of the patches, 0..1, at which the slider begins, or at the next point after it.
     title : str, optional
         Read out by screen readers; says mode and metrics by default.
 
@@ -97,18 +98,19 @@ def average_curves_html(
     Raises
     ------
     ValueError
-        If there is no curve; modes, lengths or labels differ; a metric is log-odds or comes twice.
+        If there is no curve; modes, points or labels differ; a metric is log-odds or comes twice.
     """
     kinds = [_one_kind(averages) for averages in metrics or ({},)]
     first = metrics[0]
-    n = len(next(iter(first.values())).fraction) - 1
+    fraction = next(iter(first.values())).fraction
+    points = np.rint(fraction * patches_of(fraction)).astype(int)
     shown = [_METRICS[metric] for _, metric in kinds]
-    alike = {(c.mode, len(c.fraction), *each) for each in metrics for c in each.values()}
+    alike = {(c.mode, c.fraction.tobytes(), *each) for each in metrics for c in each.values()}
     if len(alike) > 1 or len({*shown} - {"log-odds"}) < len(shown):
         raise ValueError("one slider shows accuracy and probability of the same methods and mode.")
     data = {
-        "n": n,
-        "start": int(start * n + 0.5),
+        "points": points.tolist(),
+        "start": int(np.searchsorted(points, int(start * points[-1] + 0.5))),
         "verb": VERBS[kinds[0][0]],
         "methods": list(first),
         "colors": [to_hex(METHOD_COLORS.get(k, f"C{order}")) for order, k in enumerate(first)],

@@ -77,6 +77,7 @@ def run_study(
     n_samples: Samples | None = None,
     random_state: int = 0,
     only_correct: bool = True,
+    points: Iterable[int] | None = None,
     device: str | None = None,
     show_progress: bool = False,
 ) -> StudyResult:
@@ -113,11 +114,15 @@ def run_study(
         How much ``"shapley"``, ``"shapley-paper"`` and ``"rise"`` draw, see `attribute`; without
         names, for both Shapley methods. Rising numbers for one of these, such as
         ``{"shapley-paper": (50, 200)}``, draw a curve each for the price of the last
-        (`nested_shapley`), named ``"shapley-paper-50"`` and so on.
+        (`nested_shapley`), named ``"shapley-paper-50"`` and so on. ``{"random": 20}`` follows
+        20 random orders, ``"random-1"`` and so on.
     random_state : int
         Seed, at least 0; what is drawn does not depend on the order of work.
     only_correct : bool
         Skip images that the model misclassifies, as the paper does.
+    points : iterable of int, optional
+        Numbers of patches after which curves are evaluated and stored, besides 0, 1 and all; by
+        default after every one. Each costs a forward pass, the long coalitions most.
     device : str, optional
         Where to put a model given by name; by default CUDA if there is one.
     show_progress : bool
@@ -127,11 +132,12 @@ def run_study(
     -------
     StudyResult
         Its table has the columns image (name), target, model, method, mode (categories and
-        int16); step, 0..n, and patch, the one that the step inserts or deletes, -1 at step 0
-        (int16); correct (whether the target is predicted); probability and log_odds of the target
-        (float32); exact, False for steps of ``"moxi"`` after its budget; evaluations, coalitions
-        evaluated for the order up to this step (int32): all from step 1 on for methods that
-        score, missing where an older version stored none and ``"moxi"`` did not search.
+        int16); step, 0..n (or those of `points`), and patch, the one that the step inserts or
+        deletes, -1 at step 0 (int16); correct (whether the target is predicted); probability and
+        log_odds of the target (float32); exact, False for steps of ``"moxi"`` after its budget;
+        evaluations, coalitions evaluated for the order up to this step (int32): all from step 1 on
+        for methods that score, missing where an older version stored none and ``"moxi"`` did not
+        search.
 
     Raises
     ------
@@ -182,6 +188,7 @@ def run_study(
         n_samples=n_samples,
         random_state=random_state,
         only_correct=only_correct,
+        points=points,
     )
     described = describe_images(listed, classifier)
     folder = StudyFolder(Path(out).expanduser().absolute())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from moxi_lite.attribution import METHODS, SAMPLING_METHODS, SHAPLEY_SAMPLERS
+from moxi_lite.curves import checked_points
 from moxi_lite.errors import index_of, unknown_name, whole_number, whole_pair
 from moxi_lite.games import rising_numbers
 from moxi_lite.models import Classifier, load_model
@@ -40,10 +41,13 @@ class Settings:
     n_samples: dict[str, int | tuple[int, ...]]
     random_state: int
     only_correct: bool
+    points: tuple[int, ...] | None = None
 
     def curve_names(self, method: str) -> tuple[str, ...]:
-        """Names of the curves that a method draws: one, or one for each number of samples."""
+        """Names of the curves that a method draws: one, or one for each number or random order."""
         draws = self.n_samples.get(method)
+        if method == "random" and isinstance(draws, int):
+            draws = tuple(range(1, draws + 1))
         return tuple(f"{method}-{n}" for n in draws) if isinstance(draws, tuple) else (method,)
 
 
@@ -69,6 +73,7 @@ def make_settings(
     n_samples: Samples | None,
     random_state: int,
     only_correct: bool,
+    points: Iterable[int] | None,
 ) -> Settings:
     """Check the arguments of `run_study` that depend on the model; errors as it says."""
     rows, columns = whole_pair("grid", model.grid if grid is None else grid)
@@ -93,6 +98,7 @@ def make_settings(
         n_samples={} if n_samples is None else _samples(n_samples, methods),
         random_state=whole_number("random_state", random_state, 0),
         only_correct=bool(only_correct),
+        points=None if points is None else tuple(checked_points(list(points), n).tolist()),
     )
 
 
@@ -142,7 +148,7 @@ def _budgets(
 
 
 def _samples(n_samples: Samples, methods: tuple[str, ...]) -> dict[str, int | tuple[int, ...]]:
-    drawing = [method for method in SAMPLING_METHODS if method in methods]
+    drawing = [method for method in (*SAMPLING_METHODS, "random") if method in methods]
     if not isinstance(n_samples, Mapping):
         shapley = [method for method in drawing if method in SHAPLEY_SAMPLERS]
         if not shapley:
@@ -164,6 +170,8 @@ def _draws(method: str, given: int | Iterable[int]) -> int | tuple[int, ...]:
         if number % 2:
             raise ValueError(f"{name} must be even, not {number}: masks come in pairs.")
         return number
+    if method == "random":
+        return whole_number(name, given, 1)
     try:
         index_of(given)
     except TypeError:

@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import timm
 from PIL import Image, ImageOps
 
-from moxi_lite.curves import Curve
+from moxi_lite.curves import Curve, mean_curve
 from moxi_lite.data import imagenet_sample, sample_photo
 from moxi_lite.errors import unknown_name, whole_number, whole_pair
 from moxi_lite.explanation import Explanation
@@ -36,22 +37,23 @@ _LABELS: Mapping[str, str] = MappingProxyType(
     {
         "moxi": "MoXI",
         "moxi-": "MoXI(-)",
-        "shapley-paper": "Shapley (200)",
+        "shapley-20": "Shapley (20 permutations)",
+        "shapley-10": "Shapley (10 permutations)",
+        "shapley-paper-200": "Shapley (200)",
         "shapley-paper-50": "Shapley (50)",
         "shapley-paper-10": "Shapley (10)",
-        "shapley-10": "Shapley (10 permutations)",
         "rise": "RISE",
         "gradcam": "Grad-CAM",
-        "gradcam-eigen": "Grad-CAM, smoothed",
-        "gradcam-aug": "Grad-CAM, augmented",
+        "gradcam-raster": "Grad-CAM, ties in raster order",
+        "gradcam-paper": "Grad-CAM, paper",
         "gradcam++": "Grad-CAM++",
-        "gradcam++-eigen": "Grad-CAM++, smoothed",
-        "gradcam++-aug": "Grad-CAM++, augmented",
+        "gradcam++-raster": "Grad-CAM++, ties in raster order",
+        "gradcam++-paper": "Grad-CAM++, paper",
         "rollout": "Attention rollout",
         "random": "Random",
     }
 )
-_PAPER_SAMPLER = ("shapley-paper", "shapley-paper-50", "shapley-paper-10")  # more draws first
+_SHAPLEY = tuple(name for name in _LABELS if name.startswith("shapley"))  # the best first
 _ANOTHER = -1  # class: the table says whether the target was predicted, and no other
 
 
@@ -108,7 +110,7 @@ def study_explanation(
     image, method, mode : str
         Which rows.
     steps : int, optional
-        Only the first steps, at least 0; all by default.
+        Only the first steps, at least 0; by default all, up to the first that is not stored.
     photo : ndarray of uint8, shape (H, W, 3), optional
         The image as the model sees it, which the table does not hold.
     grid : int or tuple of int, optional
@@ -132,11 +134,12 @@ def study_explanation(
     if not len(rows):
         raise unknown_name("image", image, of_method["image"].unique())
     ((_, rows),) = _whole_runs(rows)
-    n = len(rows) - 1
+    n, step = int(rows["step"].iloc[-1]), rows["step"].to_numpy()
+    stored = int(np.cumprod(step == np.arange(len(step))).sum()) - 1  # without a gap
     grid = whole_pair("grid", math.isqrt(n) if grid is None else grid)
     if math.prod(grid) != n:
         raise ValueError(f"grid {grid} does not have the {n} patches of the table: pass grid=.")
-    k = n if steps is None else whole_number("steps", steps, 0, n)
+    k = stored if steps is None else whole_number("steps", steps, 0, stored)
     target, other_end = int(rows["target"].iloc[0]), float(rows["log_odds"].iloc[-1])
     first = rows.iloc[: k + 1]
     spent = first["evaluations"].iloc[1:]
@@ -167,16 +170,19 @@ def _rows(table: pd.DataFrame, method: str, mode: str) -> pd.DataFrame:
 
 
 def _whole_runs(rows: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
-    """Split the rows by image, in order, if each has every step and patch of a run once."""
+    """Split the rows by image, in order, if each has the steps and patches of one run once."""
     rows = rows.sort_values("step", kind="stable")
     by_image = rows.groupby("image", observed=True, sort=False)
-    place = by_image["patch"].rank("first") - 2  # -1, 0, 1, ... if no patch is missing or repeated
-    whole = (rows["step"] == by_image.cumcount()) & (rows["patch"] == place)
+    row, n = by_image.cumcount(), by_image["step"].transform("max")
+    whole = (row > 1) | (rows["step"] == row)  # steps 0 and 1 are always stored
+    whole &= (rows["patch"] < n) & ((rows["patch"] < 0) == (row == 0))
+    for column in ("step", "patch"):
+        whole &= ~rows.duplicated(["image", column])
     if not whole.all():
         raise ValueError(
-            f"image {rows['image'][~whole].iloc[0]}: the rows are not the steps 0 to n of one run, "
-            "each once. Pass the whole table of one study, neither rows of several studies nor "
-            "some of the steps."
+            f"image {rows['image'][~whole].iloc[0]}: the rows are not the steps of one run from 0 "
+            "to all patches, each once. Pass the whole table of one study, neither rows of several "
+            "studies nor some of the steps."
         )
     return by_image
 
@@ -197,8 +203,8 @@ class StoredStudy:
         Method in the table -> its name in figures, in the order of display. A number is that of
         iterations of the paper's sampler, or of permutations, each with its reverse.
     shapley : str or None
-        Label of the estimate by the paper's sampler with the most images (of equals the one with
-        the most draws), for which ``"Shapley"`` stands.
+        Label of the estimate with the most images (of equals the one with the most draws), for
+        which ``"Shapley"`` stands.
     """
 
     model: str
@@ -208,25 +214,33 @@ class StoredStudy:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Method in the table -> its name in figures, in the order of display."""
-        stored = set(self.table["method"].unique())
+        stored = {re.sub(r"^random-\d+$", "random", name) for name in self.table["method"].unique()}
         return {method: label for method, label in _LABELS.items() if method in stored}
 
     @cached_property
     def shapley(self) -> str | None:
         """Label of the estimate of Shapley values with the most images."""
         counts = self.table.groupby("method", observed=True)["image"].nunique()
-        stored = [method for method in _PAPER_SAMPLER if method in self.labels]
+        stored = [method for method in _SHAPLEY if method in self.labels]
         return self.labels[max(stored, key=counts.__getitem__)] if stored else None
 
     def curves(self, mode: str) -> dict[str, dict[str, Curve]]:
         """Collect the curves of all methods: label -> image -> curve, in the order of `labels`.
 
-        Under ``"Shapley"`` stand once more those of the estimate that `shapley` names. Raises
+        Under ``"Shapley"`` stand once more those of the estimate that `shapley` names. Where
+        several random orders of an image are stored, ``"Random"`` has their mean. Raises
         ValueError if the study has no such mode.
         """
         curves = {
-            label: study_curves(self.table, method, mode) for method, label in self.labels.items()
+            label: study_curves(self.table, method, mode)
+            for method, label in self.labels.items()
+            if method in set(self.table["method"])
         }
+        drawn = [name for name in self.table["method"].unique() if name.startswith("random-")]
+        several = [study_curves(self.table, name, mode) for name in drawn]
+        for image in several[0] if several else ():
+            mean = mean_curve([each[image] for each in several])
+            curves.setdefault("Random", {})[image] = mean
         return curves | ({"Shapley": curves[self.shapley]} if self.shapley else {})
 
     def searched_share(self, mode: str) -> float:

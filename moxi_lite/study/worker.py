@@ -105,7 +105,7 @@ def _tables(game: PatchGame, name: str, settings: Settings) -> list[pa.Table]:
             if mode == settings.modes[0] or method in ("moxi", "moxi-"):
                 rankings |= _rankings(game, name, method, mode, settings)
         orders = {curve: order for curve, (order, *_) in rankings.items()}
-        for method, curve in curves_of(game, orders, mode).items():
+        for method, curve in curves_of(game, orders, mode, settings.points).items():
             tables.append(_table(name, settings.model, method, rankings[method], curve))
     return tables
 
@@ -123,6 +123,9 @@ def _rankings(
     if isinstance(n_samples, tuple):
         estimates = shapley_estimates(game, method, n_samples, seed)
         scored = [(estimate.values, estimate.n_evaluations) for estimate in estimates]
+    elif method == "random":
+        rng = np.random.default_rng(seed)
+        scored = [(attribute(game, method, random_state=rng), 0) for _ in range(n_samples or 1)]
     else:
         before = game.n_evaluations
         scores = attribute(game, method, mode=mode, n_samples=n_samples, random_state=seed)
@@ -156,20 +159,21 @@ def greedy_order(game: PatchGame, mode: str, budget: int | None) -> Ranking:
 
 def _table(name: str, model: str, method: str, ranking: Ranking, curve: Curve) -> pa.Table:
     order, exact, evaluations = ranking
-    rows = len(order) + 1
+    steps = np.rint(curve.fraction * len(order)).astype(int)
+    rows = len(steps)
     columns = {
         "image": [name] * rows,
         "target": [curve.target] * rows,
         "model": [model] * rows,
         "method": [method] * rows,
         "mode": [curve.mode] * rows,
-        "step": range(rows),
-        "patch": [-1, *order],
+        "step": steps,
+        "patch": np.append(-1, order)[steps],
         "correct": curve.correct,
         "probability": curve.probability.astype(np.float32),
         "log_odds": curve.log_odds.astype(np.float32),
-        "exact": [True, *exact],
-        "evaluations": [0, *evaluations],
+        "exact": np.append(True, exact)[steps],
+        "evaluations": np.append(0, evaluations)[steps],
     }
     return pa.table(columns, schema=SCHEMA)
 

@@ -80,9 +80,9 @@ def pixels():
 
 
 def gradcam_by_hand(activations, gradients):
-    """Grad-CAM from (cells, channels), straight from its definition."""
+    """Grad-CAM from (cells, channels), straight from its definition, before the cut at 0."""
     weights = gradients.mean(dim=0)
-    return (activations * weights).sum(dim=1).clamp(min=0).numpy()
+    return (activations * weights).sum(dim=1).numpy()
 
 
 def gradcam_plus_plus_by_hand(activations, gradients):
@@ -95,7 +95,7 @@ def gradcam_plus_plus_by_hand(activations, gradients):
             alpha = g**2 / (2 * g**2 + total * g**3 + 1e-6) if g else 0.0
             weight += alpha * max(g, 0)
         scores += weight * activations[:, channel].numpy()
-    return scores.clip(min=0)
+    return scores
 
 
 BY_HAND = {"gradcam": gradcam_by_hand, "gradcam++": gradcam_plus_plus_by_hand}
@@ -160,7 +160,7 @@ def test_gradcam_of_linear_colours(tiny_cnn):
     red = torch.linspace(-1, 1, 32).expand(32, 32)
     image = torch.stack([red, torch.ones(32, 32), -torch.ones(32, 32)])
     scores = attribute(PatchGame(tiny_cnn, image, target="red", masking="zero"), "gradcam")
-    columns = (10 * red.clamp(min=0) / 1024).reshape(4, 8, 4, 8).mean(dim=(1, 3))
+    columns = (10 * red / 1024).reshape(4, 8, 4, 8).mean(dim=(1, 3))
     np.testing.assert_allclose(scores, columns.ravel(), atol=1e-8)
 
 
@@ -211,20 +211,33 @@ def test_eigen_smoothing_has_the_sign_of_the_plain_map(tiny_vit, pixels, monkeyp
 @pytest.mark.parametrize("method", BY_HAND)
 def test_augmented_smoothing_is_the_mean_of_six_maps(tiny_vit, pixels, method):
     needs_gradcam()
-    maps = []
+    uncut = []
     for mirrored in (False, True):
         for contrast in (0.9, 1, 1.1):
             image = contrast * (pixels.flip(2) if mirrored else pixels)
-            cam = attribute(PatchGame(tiny_vit, image, target=0), method).reshape(4, 4)
-            cam = (cam - cam.min()) / (cam - cam.min()).max()
-            maps.append(cam[:, ::-1] if mirrored else cam)
-    scores = attribute(PatchGame(tiny_vit, pixels, target=0), f"{method}-aug")
-    np.testing.assert_allclose(scores, np.mean(maps, axis=0).ravel(), rtol=1e-4, atol=1e-5)
+            cam = attribute(PatchGame(tiny_vit, image, target=0), f"{method}-eigen").reshape(4, 4)
+            uncut.append(cam[:, ::-1] if mirrored else cam)
+    cut = [np.maximum(cam, 0) for cam in uncut]
+    scaled = np.mean([(cam - cam.min()) / (cam.max() - cam.min()) for cam in cut], axis=0).ravel()
+    scores = attribute(PatchGame(tiny_vit, pixels, target=0), f"{method}-paper")
+    np.testing.assert_allclose(np.maximum(scores, 0), scaled, rtol=1e-4, atol=1e-5)
+    # What all six cut away is ranked by what it was before.
+    dark = scaled == 0
+    assert dark.any()
+    below = np.mean(uncut, axis=0).ravel()[dark]
+    np.testing.assert_allclose(scores[dark], below, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(scores[dark])) == dark.sum()
 
 
 def blocks_mean(fine, rows, columns):
-    height, width = fine.shape
-    return fine.reshape(rows, height // rows, columns, width // columns).mean(axis=(1, 3)).ravel()
+    """Mean of the map as it is published, cut at 0; where nothing is left, of what was cut."""
+
+    def averaged(cells):
+        sides = (rows, cells.shape[0] // rows, columns, cells.shape[1] // columns)
+        return cells.reshape(sides).mean(axis=(1, 3)).ravel()
+
+    above = averaged(np.maximum(fine, 0))
+    return np.where(above > 0, above, averaged(np.minimum(fine, 0)))
 
 
 def test_maps_are_averaged_over_the_game_grid(tiny_vit, pixels):
@@ -237,9 +250,10 @@ def test_maps_are_averaged_over_the_game_grid(tiny_vit, pixels):
 
     np.testing.assert_allclose(at(2, 4), blocks_mean(own, 2, 4))
     np.testing.assert_allclose(at(3, 1), blocks_mean(np.repeat(own, 3, axis=0), 3, 1))
-    stack = torch.from_numpy(own)[None, None]
-    fine = nn.functional.interpolate(stack, (32, 32), mode="bilinear")[0, 0].numpy()
-    np.testing.assert_allclose(at(8, 4), blocks_mean(fine, 8, 4))
+    stack = torch.from_numpy(np.stack([np.maximum(own, 0), np.minimum(own, 0)]))[None]
+    above, below = nn.functional.interpolate(stack, (32, 32), mode="bilinear")[0].numpy()
+    above, below = blocks_mean(above, 8, 4), blocks_mean(below, 8, 4)
+    np.testing.assert_allclose(at(8, 4), np.where(above > 0, above, below))
 
 
 @pytest.mark.parametrize("method", [*GRADCAMS, "rollout"])
@@ -532,7 +546,7 @@ def test_averaged_tokens(pixels):
     module = game.model.module
     tokens = module.mix(module.embed(pixels[None]).flatten(2).transpose(1, 2))[0]
     # Channel 1 has the gradient 1 / 16 everywhere, channel 0 none.
-    expected = tokens[:, 1].clamp(min=0).numpy() / 16
+    expected = tokens[:, 1].numpy() / 16
     assert expected.max() > 0
     np.testing.assert_allclose(attribute(game, "gradcam"), expected, rtol=1e-5, atol=1e-7)
 
@@ -576,7 +590,7 @@ def test_a_map_whose_channels_come_last(size):
     game = PatchGame(model, image, target=1, masking="mean")
     cells = module.norm(module.conv(image[None]).permute(0, 2, 3, 1)).flatten(0, 2)
     weights = module.head.weight[1] / len(cells)  # the gradient is the same at every cell
-    expected = (cells @ weights).clamp(min=0).numpy()
+    expected = (cells @ weights).numpy()
     assert expected.max() > 0
     np.testing.assert_allclose(attribute(game, "gradcam"), expected, rtol=1e-4, atol=1e-6)
 

@@ -91,7 +91,7 @@ class TestAverageCurvesHTML:
     def test_the_data_are_those_of_the_curves(self):
         page = average_curves_html(self.curves(), self.curves("probability"), start=0.5).html
         data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.S)[1])
-        assert (data["n"], data["start"], data["verb"]) == (4, 2, "inserted")
+        assert (data["points"], data["start"], data["verb"]) == ([0, 1, 2, 3, 4], 2, "inserted")
         assert data["methods"] == ["MoXI", "<b>own"] and data["images"] == [2, 1]
         assert data["colors"] == [METHOD_COLORS["MoXI"].lower(), to_hex("C1")]  # as in the figure
         mean, low, high = data["metrics"]["accuracy"][0]

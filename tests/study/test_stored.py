@@ -50,8 +50,39 @@ def study(tiny_vit, photos, tmp_path) -> StoredStudy:
         photos[:2], tiny_vit, ["moxi", "shapley-paper", "random"], ["insertion", "deletion"],
         tmp_path / "b", masking="drop", n_samples=1, budget={"insertion": 5, "deletion": 3},
     ).table  # fmt: skip
-    table = table.astype({"method": str}).replace({"method": {"shapley-paper": "shapley-paper-50"}})
-    return StoredStudy("tiny", pd.concat([table, one.astype({"method": str})]), {"phases": PHASES})
+    named = [
+        each.astype({"method": str}).replace({"method": {"shapley-paper": f"shapley-paper-{n}"}})
+        for each, n in ((table, 50), (one, 200))
+    ]
+    return StoredStudy("tiny", pd.concat(named), {"phases": PHASES})
+
+
+def test_random_orders_are_averaged_and_points_are_kept(tiny_vit, photos, tmp_path) -> None:
+    table = run_study(
+        photos[:2], tiny_vit, ["moxi", "random"], ["insertion"], tmp_path / "c",
+        budget=3, n_samples={"random": 3}, points=[4, 8],
+    ).table  # fmt: skip
+    assert sorted(table["method"].unique()) == ["moxi", "random-1", "random-2", "random-3"]
+    assert sorted(table["step"].unique()) == [0, 1, 4, 8, 16]
+    study = StoredStudy("tiny", table, {"phases": PHASES})
+    assert list(study.labels.values()) == ["MoXI", "Random"]
+    for image, mean in study.curves("insertion")["Random"].items():
+        orders = [study_curves(table, f"random-{k}", "insertion")[image] for k in (1, 2, 3)]
+        assert len({each.log_odds[2] for each in orders}) == 3
+        np.testing.assert_array_equal(mean.fraction, np.array([0, 1, 4, 8, 16]) / 16)
+        for metric in ("correct", "probability", "log_odds"):
+            of_all = np.mean([getattr(each, metric) for each in orders], axis=0)
+            np.testing.assert_allclose(getattr(mean, metric), of_all)
+    image = table["image"].iloc[0]
+    ex = study.explanation(image, "moxi", "insertion")
+    assert len(ex) == 1  # step 2 is not stored
+    with pytest.raises(ValueError, match=r"steps must be in 0\.\.1"):
+        study.explanation(image, "moxi", "insertion", 4)
+    whole = PatchGame(tiny_vit, load_image(photos[0]))
+    (found,) = table[
+        (table["image"] == image) & (table["method"] == "moxi") & (table["step"] == 1)
+    ]["patch"]
+    assert found == explain(whole, "insertion", budget=3).order[0]
 
 
 def test_a_study_is_its_table_and_its_provenance(folder: Path) -> None:
@@ -62,7 +93,7 @@ def test_a_study_is_its_table_and_its_provenance(folder: Path) -> None:
 
 def test_curves_by_label(study: StoredStudy) -> None:
     assert study.labels == {
-        "moxi": "MoXI", "shapley-paper": "Shapley (200)", "shapley-paper-50": "Shapley (50)",
+        "moxi": "MoXI", "shapley-paper-200": "Shapley (200)", "shapley-paper-50": "Shapley (50)",
         "random": "Random",
     }  # fmt: skip
     curves = study.curves("deletion")

@@ -160,7 +160,7 @@ def test_a_folder_is_not_bound_to_settings_that_were_refused(
 def test_gradcam_without_a_layer_is_left_out_of_a_study(photos, tmp_path):
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
     model = load_model(flat, input_size=32, device="cpu")
-    methods = ["gradcam", "gradcam++-aug", "rollout", "random"]
+    methods = ["gradcam", "gradcam++-paper", "rollout", "random"]
     with pytest.raises(ValueError, match=r"no layer for Grad-CAM .* leave 'gradcam' out") as error:
         run_study(photos, model, methods, MODES, tmp_path / "out", masking="mean")
     assert "target_layer" not in str(error.value)
