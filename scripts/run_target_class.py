@@ -139,11 +139,7 @@ def part(name: str, ex: moxi.Explanation) -> dict[str, Any]:
         "value": ex.values.tolist(),
         "prediction": ex.predictions.tolist(),
         "confidence": ex.confidences.tolist(),
-        "start": [
-            ex.f_full if ex.mode == "deletion" else ex.f_empty,
-            ex.start_prediction,
-            ex.start_confidence,
-        ],
+        "start": [ex.start_value, ex.start_prediction, ex.start_confidence],
         "stop_reason": ex.stop_reason,
         "n_evaluations": ex.n_evaluations,
     }

@@ -119,7 +119,7 @@ def reveal(ex: Explanation, *, title: str | None = None) -> SliderHTML:
         "numbered": ex.image is None,
         "order": ex.order.tolist(),
         "colors": heat_colors(len(ex)),
-        "f": rounded(np.array([ex.f_empty if ex.mode == "insertion" else ex.f_full, *ex.values])),
+        "f": rounded(np.array([ex.start_value, *ex.values])),
         "flip": flip,
         "target": ex.target,
         "targetName": aim and aim.split(",")[0],

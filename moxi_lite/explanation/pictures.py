@@ -190,7 +190,7 @@ def plot_trace(ex: Explanation, ax: Axes | None = None, *, label: str | None = N
         ax = new_axes((5.5, 3.4))
     color = METHOD_COLORS.get(label or "MoXI", METHOD_COLORS["MoXI"])
     insertion = ex.mode == "insertion"
-    trace = np.concatenate([[ex.f_empty if insertion else ex.f_full], ex.values])
+    trace = np.array([ex.start_value, *ex.values])
     few = len(trace) <= 40
     ax.plot(np.arange(len(trace)), trace, color=color, label=label, marker="o" if few else "", ms=4)
     if (flip := ex.patches_to_flip()) is not None:

@@ -152,6 +152,11 @@ class Explanation:
         )
 
     @property
+    def start_value(self) -> float:
+        """Reward before the first step: of no player (insertion) or of all (deletion)."""
+        return self.f_empty if self.mode == "insertion" else self.f_full
+
+    @property
     def verb(self) -> str:
         """What happens to a patch: ``"inserted"`` or ``"removed"``."""
         return VERBS[self.mode]
