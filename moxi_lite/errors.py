@@ -21,7 +21,8 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError
 
 def index_of(value: Any) -> int:
     """Return a whole number of any kind, also a tensor's, as int; raises TypeError for others."""
-    if isinstance(value, bool):
+    # NumPy before 2.3 and torch take their truth values for 0 and 1
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
         raise TypeError("a truth value is no whole number")
     return operator.index(value)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,7 +117,7 @@ def test_players_out_of_range(player):
         coalition_of([0, player], 3)
 
 
-@pytest.mark.parametrize("player", [1.0, "1", True, np.True_, None])
+@pytest.mark.parametrize("player", [1.0, "1", True, np.True_, torch.tensor(True), None])
 def test_players_are_integers(player):
     with pytest.raises(TypeError, match="integer"):
         as_player(player, 3)
