@@ -117,9 +117,9 @@ def written_number(value: float, unit: str) -> str:
     return f"{text} {unit}" if unit.startswith("%") else f"{text} ({unit})"
 
 
-def written_value(claim: Claim, entry: Entry) -> str:
+def written_value(claim: Claim, entry: Entry, unit: str) -> str:
     """Write a recorded value with its interval and number of images."""
-    text = written_number(entry.value, claim.unit)
+    text = written_number(entry.value, unit)
     if entry.interval is not None:
         low, high = (written_number(end, "") for end in entry.interval)
         text += f" ({low} to {high})"
@@ -133,15 +133,15 @@ def written_row(row: Row) -> str:
     claim = row.claim
     assert row.entry is not None
     paper = "" if claim.value is None else f" (paper: {written_number(claim.value, claim.unit)})"
-    return f"{written_value(claim, row.entry)}{paper}: {row.status}"
+    return f"{written_value(claim, row.entry, claim.unit)}{paper}: {row.status}"
 
 
 def written_range(claim: Claim) -> str:
-    """Write the range that bears a claim out."""
+    """Write the range that bears a claim out, and in which unit."""
     if claim.tolerance is None:
         return "–"
     low, high = (written_number(end, "") for end in claim.tolerance)
-    return low if low == high else f"{low} to {high}"
+    return f"{low if low == high else f'{low} to {high}'} {claim.unit}".strip()
 
 
 def written_remarks(row: Row) -> str:

@@ -191,10 +191,10 @@ def table(entries: Iterable[Entry]) -> list[Row]:
 def markdown_table(rows: list[Row]) -> str:
     """Write the rows of `table` as Markdown: the count of each status, then one table."""
     counts = Counter(row.status for row in rows)
-    summary = "; ".join(f"{counts[status]} {status}" for status in STATUSES)
+    summary = "; ".join(f"{status}: {counts[status]}" for status in STATUSES)
     described = counts[DESCRIPTION]
     lines = [
-        f"**{len(rows) - described} claims: {summary}; and {described} descriptions.**",
+        f"**{len(rows) - described} claims ({summary}) and {described} descriptions.**",
         "",
         "| Claim | Paper | Range | Ours | Status |",
         "|---|---|---|---|---|",
@@ -203,9 +203,11 @@ def markdown_table(rows: list[Row]) -> str:
         claim, entry = row.claim, row.entry
         cells = (
             f"**{claim.section}.** {claim.statement}",
-            "–" if claim.value is None else written_number(claim.value, claim.unit),
-            written_range(claim),
-            "–" if entry is None else written_value(claim, entry),
+            "–" if claim.value is None else written_number(claim.value, ""),
+            written_range(claim),  # names the unit, if there is a range
+            "–"
+            if entry is None
+            else written_value(claim, entry, "" if claim.tolerance else claim.unit),
             f"**{row.status}.** {written_remarks(row)}",
         )
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")

@@ -232,11 +232,11 @@ def test_markdown_counts_links_and_escapes(toy):
     text = ledger.markdown_table(ledger.table([Entry("toy", 91, n=60, note="Four | five.")]))
     lines = text.splitlines()
     assert lines[0] == (
-        "**1 claims: 0 agrees; 1 agrees, smaller sample; 0 differs; 0 undecided; 0 corrected; "
-        "0 not attempted; and 0 descriptions.**"
+        "**1 claims (agrees: 0; agrees, smaller sample: 1; differs: 0; undecided: 0; corrected: 0; "
+        "not attempted: 0) and 0 descriptions.**"
     )
     assert lines[-1] == (
-        r"| **Sec. 5.1.** a \| b | 90 % | 80 to 100 | 91 %, n = 60 of 1,000 | "
+        r"| **Sec. 5.1.** a \| b | 90 | 80 to 100 % | 91, n = 60 of 1,000 | "
         r"**agrees, smaller sample.** "
         r"Four \| five. Not run. [Chapter 01](../notebooks/01_set_sum.ipynb). |"
     )
@@ -244,7 +244,7 @@ def test_markdown_counts_links_and_escapes(toy):
 
 
 def test_markdown_says_what_is_missing_where_nothing_was_recorded(toy):
-    row = "| 90 % | 80 to 100 | – | **not attempted.** "
+    row = "| 90 | 80 to 100 % | – | **not attempted.** "
     assert ledger.markdown_table(ledger.table([])).endswith(row + "Not run. |\n")
     toy(remark="")
     assert row + "Not checked in this build." in ledger.markdown_table(ledger.table([]))
@@ -253,17 +253,21 @@ def test_markdown_says_what_is_missing_where_nothing_was_recorded(toy):
 def test_descriptions_are_counted_apart(toy):
     toy(value=None, tolerance=None)
     text = ledger.markdown_table(ledger.table([Entry("toy", 3, n=7)]))
-    assert text.startswith("**0 claims: 0 agrees; ") and "; and 1 descriptions.**" in text
+    assert text.startswith("**0 claims (agrees: 0; ") and ") and 1 descriptions.**" in text
     assert "| – | – | 3 %, n = 7 of 1,000 | **description.** " in text
 
 
 @pytest.mark.parametrize(
-    ("unit", "shown"),
-    [("%", "91 %"), ("% of games", "91 % of games"), ("", "91"), ("patches", "91 (patches)")],
-)
-def test_numbers_carry_their_unit(toy, unit, shown):
+    ("unit", "of_range", "alone"),
+    [("%", "% ", "91 %"), ("% of games", "% of games ", "91 % of games"), ("", "", "91"),
+     ("patches", "patches ", "91 (patches)")],
+)  # fmt: skip
+def test_a_row_names_its_unit_once(toy, unit, of_range, alone):
     toy(unit=unit, n=None)
-    assert f"| {shown} |" in ledger.markdown_table(ledger.table([Entry("toy", 91)]))
+    shown = f"| 90 | 80 to 100 {of_range}| 91 |"
+    assert shown in ledger.markdown_table(ledger.table([Entry("toy", 91)]))
+    toy(unit=unit, n=None, value=None, tolerance=None)
+    assert f"| – | – | {alone} |" in ledger.markdown_table(ledger.table([Entry("toy", 91)]))
 
 
 # the list of claims
