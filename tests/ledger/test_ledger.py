@@ -9,7 +9,7 @@ import pytest
 
 from moxi_lite import ledger
 from moxi_lite.curves import Estimate
-from moxi_lite.ledger import CLAIMS, Claim, Entry, LedgerError
+from moxi_lite.ledger import CLAIMS, Claim, Entry, LedgerError, verdicts
 from moxi_lite.ledger import entries as entries_module
 
 
@@ -45,6 +45,11 @@ def toy(monkeypatch, tmp_path):
 def status_of(entries):
     (row,) = ledger.table(entries)
     return row.status
+
+
+def status_in(claim, value):
+    """The status of a claim of the list, whether or not it is known to differ."""
+    return verdicts.status_of(claim, Entry(claim.id, value))
 
 
 # recording
@@ -308,7 +313,10 @@ def test_a_claim_can_fail(claim):
     lowest, highest, no_effect = ATTAINABLE[kind]
     assert kind or not claim.unit, f"what values can {claim.unit!r} take?"
     assert lowest <= low <= high <= highest
-    assert lowest < low or high < highest, "every attainable value would bear it out"
+    outside = [value for value in (low - 1e-6, high + 1e-6) if lowest <= value <= highest]
+    assert outside, "every attainable value would bear it out"
+    for value in outside:
+        assert status_in(claim, value) == "differs"
     assert no_effect is None or not low <= no_effect <= high, "no effect would bear it out"
     if claim.value is not None:
         assert low <= claim.value <= high
