@@ -1,6 +1,7 @@
 """Train the SET-SUM models on the CPU: weights and cards for moxi_lite/models/shipped.
 
     python scripts/train_set_sum.py --model cnn
+    python scripts/train_set_sum.py --model cnn_plain
     python scripts/train_set_sum.py --model vit
 
 Fresh random composites of training digits every step, each digit distorted anew; nothing is chosen
@@ -23,7 +24,14 @@ import torch
 from _common import BUILD, fail, say
 from _results import parser
 from _set_sum_evaluation import evaluate
-from _set_sum_training import RECIPES, CnnTrainee, DigitSampler, Recipe, VitTrainee
+from _set_sum_training import (
+    RECIPES,
+    CnnTrainee,
+    DigitSampler,
+    PlainCnnTrainee,
+    Recipe,
+    VitTrainee,
+)
 from torch import nn
 
 from moxi_lite.data import SOURCES, SPLITS, digit_pool
@@ -31,7 +39,7 @@ from moxi_lite.files import write_atomically
 from moxi_lite.models import WEIGHTS_FOLDER, build_set_sum, save_set_sum
 from moxi_lite.study import environment, publishable
 
-TRAINEES: dict[str, Any] = {"cnn": CnnTrainee, "vit": VitTrainee}
+TRAINEES: dict[str, Any] = {"cnn": CnnTrainee, "cnn_plain": PlainCnnTrainee, "vit": VitTrainee}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CHECKPOINT_EVERY = 100
 COMPOSITES = 10_000

@@ -17,7 +17,7 @@ from moxi_lite.curves.curve import (
     mean_curve,
 )
 from moxi_lite.curves.following import follow
-from moxi_lite.curves.intervals import Estimate, bootstrap, wilson
+from moxi_lite.curves.intervals import Estimate, bootstrap, resampled, wilson
 from moxi_lite.curves.pictures import average_curves_html, plot_average_curves, plot_forest
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "mean_curve",
     "plot_average_curves",
     "plot_forest",
+    "resampled",
     "summary_table",
     "wilson",
 ]

