@@ -22,6 +22,7 @@ from _results import RESULTS, parser, positive, working
 from _set_sum_evaluation import play
 
 import moxi_lite as moxi
+from moxi_lite.curves import resampled
 from moxi_lite.data import SOURCES, digit_pool, set_sum_composites
 from moxi_lite.files import write_atomically
 from moxi_lite.games import FloatArray, coalition_index
@@ -29,24 +30,33 @@ from moxi_lite.models import SET_SUM_MODELS
 from moxi_lite.search import along
 from moxi_lite.study import environment, now, publishable, write_json
 
-METHODS = ("MoXI", "MoXI(-)", "Shapley", "Shapley (sampled)", "Random")
+METHODS = ("MoXI", "MoXI(-)", "Shapley", "Shapley (sampled)", "Random", "Optimum")
+PAIRS = (
+    ("MoXI", "MoXI(-)"),
+    ("MoXI", "Shapley"),
+    ("MoXI", "Shapley (sampled)"),
+    ("Optimum", "MoXI"),
+    ("Optimum", "Shapley"),
+)
+KINDS = (0, 2, 3, 4)  # all composites, then those of so many distinct digits; of one there are few
 PAPER_ITERATIONS = 200  # of the paper's sampler of Shapley values (Sec. 5)
 EVERYTHING = 15  # row of the full coalition in all_coalitions(4)
-RESAMPLES = 2000
+RESAMPLES = 10_000
 
 
-def orders(log_odds: FloatArray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Order the four digits of one composite by each method, from its table of 16 rewards."""
+def chosen_sets(log_odds: FloatArray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Choose 0 to 4 digits of one composite by each method: bool (5, 4), from its 16 rewards."""
     game = moxi.TableGame(log_odds)
-    return {
+    sampled = moxi.estimate_shapley(game, "paper", PAPER_ITERATIONS, rng).values
+    orders = {
         "MoXI": moxi.explain(game).order,
         "MoXI(-)": moxi.order_of(moxi.self_context_shapley(game)),
         "Shapley": moxi.order_of(moxi.shapley_values(game)),
-        "Shapley (sampled)": moxi.order_of(
-            moxi.estimate_shapley(game, "paper", PAPER_ITERATIONS, rng).values
-        ),
+        "Shapley (sampled)": moxi.order_of(sampled),
         "Random": rng.permutation(4),
     }
+    sets = {method: along(order, "insertion") for method, order in orders.items()}
+    return sets | {"Optimum": moxi.optimal_sets(game).sets}  # of Problem 1: need not be nested
 
 
 def correct_along(table: pd.DataFrame, seed: int) -> np.ndarray:
@@ -56,53 +66,40 @@ def correct_along(table: pd.DataFrame, seed: int) -> np.ndarray:
     for row, (rewards, predictions, label) in enumerate(
         zip(table["log_odds"], table["prediction"], table["label"], strict=True)
     ):
-        for column, order in enumerate(orders(np.asarray(rewards, dtype=float), rng).values()):
-            first_k = coalition_index(along(order, "insertion"))
-            found[row, column] = np.asarray(predictions)[first_k] == label
+        sets = chosen_sets(np.asarray(rewards, dtype=float), rng)
+        for column, method in enumerate(METHODS):
+            found[row, column] = np.asarray(predictions)[coalition_index(sets[method])] == label
     return found
 
 
 def curves(table: pd.DataFrame, correct: np.ndarray, seed: int) -> pd.DataFrame:
-    """Insertion curves in percent, with two kinds of 95 % interval, and MoXI's lead.
+    """Insertion curves in percent, and paired differences of methods in percentage points.
 
-    Rows of method "MoXI - X" hold the difference in percentage points, and those of "MoXI lead"
-    that between MoXI and the better of MoXI(-) and Shapley; their intervals resample the methods
-    together. Intervals "_digits" resample the source digits, the others the composites.
+    The 95 % intervals draw the source digits anew, as `moxi.bootstrap` does with the digits for
+    clusters; here all methods share the draws.
     """
-    rows = []
-    ids = np.stack(table["ids"].to_list())
-    for n_distinct in (0, *sorted(table["n_distinct"].unique())):
-        chosen = np.ones(len(table), bool) if n_distinct == 0 else table["n_distinct"] == n_distinct
-        sample = 100.0 * correct[chosen]
-        values = {method: sample[:, column] for column, method in enumerate(METHODS)}
-        values |= {f"MoXI - {rival}": values["MoXI"] - values[rival] for rival in METHODS[1:4]}
-        for k in range(5):
+    right = dict(zip(METHODS, 100.0 * correct.swapaxes(0, 1), strict=True))
+    right |= {f"{one} - {other}": right[one] - right[other] for one, other in PAIRS}
+    values, ids = np.concatenate(list(right.values()), axis=1), np.stack(table["ids"].to_list())
+    tables = []
+    for n_distinct in KINDS:
+        chosen = (table["n_distinct"] == n_distinct).to_numpy() | (n_distinct == 0)
+        held, (names, unit) = values[chosen], np.unique(ids[chosen], return_inverse=True)
+        digits = unit.reshape(-1, 4)
 
-            def lead(places: FloatArray, at_k: FloatArray = sample[:, :3, k]) -> float:
-                moxi_, *rivals = at_k[places.astype(int)].mean(axis=0)
-                return float(moxi_ - max(rivals))
+        def means(times: np.ndarray, held=held, digits=digits) -> np.ndarray:
+            weights = times[:, digits].prod(axis=2)  # how often each composite counts
+            return weights @ held / weights.sum(axis=1, keepdims=True)
 
-            drawn = {method: (several[:, k], np.mean) for method, several in values.items()}
-            drawn["MoXI lead"] = (np.arange(len(sample)), lead)
-            for method, (of_each, statistic) in drawn.items():
-                again = {"n_resamples": RESAMPLES, "random_state": seed}
-                plain = moxi.bootstrap(of_each, statistic, **again)
-                digits = moxi.bootstrap(of_each, statistic, clusters=ids[chosen], **again)
-                rows.append(
-                    {
-                        "n_distinct": int(n_distinct),  # 0: all composites
-                        "method": method,
-                        "k": k,
-                        "visible": 25 * k,
-                        "n": len(sample),
-                        "value": plain.value,
-                        "lower": plain.low,
-                        "upper": plain.high,
-                        "lower_digits": digits.low,
-                        "upper_digits": digits.high,
-                    }
-                )
-    return pd.DataFrame(rows)
+        lower, upper = resampled(means, len(names), digits.size, RESAMPLES, seed)
+        columns = {"value": held.mean(axis=0), "lower": lower, "upper": upper}
+        steps = [(method, k) for method in right for k in range(5)]
+        of_kind = pd.DataFrame(steps, columns=["method", "k"]).assign(**columns)
+        of_kind.insert(0, "n_distinct", n_distinct)  # 0: all composites
+        of_kind.insert(3, "visible", 25 * of_kind["k"])
+        of_kind.insert(4, "n", len(held))
+        tables.append(of_kind)
+    return pd.concat(tables, ignore_index=True)
 
 
 def parquet(table: pd.DataFrame) -> bytes:
@@ -156,7 +153,7 @@ def study(given: argparse.Namespace) -> None:
         "composites_sha256": hashlib.sha256(drawn.tobytes()).hexdigest(),
         "composites": given.composites,
         "correctly_classified": len(games),
-        "bootstrap_resamples": RESAMPLES,
+        "bootstrap_resamples": RESAMPLES,  # of source digits
         "wall_seconds": round(seconds, 1),
         "finished": now(),
         "hardware": f"{facts['processor']}, {facts['cores']} cores",
