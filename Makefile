@@ -80,6 +80,7 @@ study: $(INSTALLED)  ## go on with the ImageNet studies behind results/imagenet:
 	$(call step,comparing masks and models,$(RUN) scripts/run_masks_and_models.py)
 	$(call step,explaining classes that are not predicted,$(RUN) scripts/run_target_class.py)
 	$(call step,measuring whether first patches say the same,$(RUN) scripts/run_similar_information.py)
+	$(call step,attacking the headline,$(RUN) scripts/run_is_it_real.py)
 
 freeze: $(INSTALLED)  ## write the versions in .venv to constraints.txt, after a green run
 	@{ echo "# The exact versions of the last green run, with $$(.venv/bin/python -V) on $$(uname -sm). Written by: make freeze"; \
