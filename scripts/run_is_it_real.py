@@ -10,8 +10,8 @@ deleted.  Of each, part "attacks" stores
   and of the wrong classes' patches;
 - how many disjoint groups suffice: find one, take its patches away for good, search again.
 
-Part "removals" asks whether taking away a tenth of the area makes the network predict one of these
-wrong classes; since nearly all tokens are kept, on a grid of 7 x 7 and on fewer photographs.
+Part "removals" asks whether taking away a tenth of the area makes the network predict such a wrong
+class; since nearly all tokens are kept, on a grid of 7 x 7, on fewer photographs, for three classes.
 Part "randomised", on fewer photographs, compares the scores of every method with those that it
 gives once the network's weights are shuffled, from the head down (Adebayo et al. 2018).
 
@@ -57,6 +57,7 @@ FINALISTS = 8  # candidates of a step that float32 decides among
 BLOCKS = (1, 4, 12)  # of the network, from the end, shuffled one stage after another
 DRAWS = {"shapley": 2, "rise": 400}
 REMOVED, COARSE = 5, (7, 7)  # patches taken away, and of which grid: 10 %
+N_PUSHED = 3  # wrong classes for whose good they are taken away
 
 
 def retargeted(game: moxi.PatchGame, target: int) -> moxi.PatchGame:
@@ -200,12 +201,13 @@ def removals(model: moxi.Classifier, index: int) -> dict[str, Any]:
     image = moxi.imagenet_sample(index).image
     game = moxi.PatchGame(model, image, target=index, grid=COARSE, dtype="mixed")
     wrong = []
-    for target in wrong_classes(index, model.n_classes):
+    for target in wrong_classes(index, model.n_classes)[:N_PUSHED]:
         of_class, present = retargeted(game, target), np.ones(game.n_players, dtype=bool)
         path = [present]
         for _ in range(REMOVED):
             rows = next_coalitions(present, np.flatnonzero(present), "deletion")
-            present = rows[int(of_class(rows).argmax())]
+            screened = outcomes([(of_class, rows)], screening=True)[0]
+            present = rows[int(screened.rewards.argmax())]
             path.append(present)
         wrong.append({"class": target, **told(of_class.outcome(np.stack(path)), target)})
     ex = moxi.explain(game, mode="deletion", budget=REMOVED)
@@ -290,6 +292,7 @@ def settings_of(models: dict[str, moxi.Classifier]) -> dict[str, Any]:
         "confident": CONFIDENT,
         "blocks": BLOCKS,
         "draws": DRAWS,
+        "n_pushed": N_PUSHED,
         "removed": REMOVED,
         "coarse_grid": COARSE,
         "dtype": "mixed",
