@@ -11,9 +11,9 @@ deleted.  Of each, part "attacks" stores
 - how many disjoint groups suffice: find one, take its patches away for good, search again.
 
 Part "removals" asks whether taking away a tenth of the area makes the network predict such a wrong
-class; since nearly all tokens are kept, on a grid of 7 x 7, on fewer photographs, for three classes.
-Part "randomised", on fewer photographs, compares the scores of every method with those that it
-gives once the network's weights are shuffled, from the head down (Adebayo et al. 2018).
+class.  Nearly all tokens are kept then, so: three classes, a grid of 7 x 7, fewer photographs.
+Part "randomised", on as few, compares the scores of every method with those that it gives once the
+network's weights are shuffled, from the head down (Adebayo et al. 2018).
 
 Writes results/imagenet/is_it_real.json after each photograph.  Killed and started again, it goes on
 where it was.
