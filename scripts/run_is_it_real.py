@@ -48,7 +48,7 @@ from moxi_lite.study import StudyFolder, counted
 MODEL, OTHER = "vit_tiny_patch16_224", "deit_tiny_patch16_224"
 BUDGET = 8  # patches, 4 % of 196
 N_WRONG = 10
-SIZES = (2, 4, 8, 14, 20, 30, 39)  # patches shown to the judges; 39 are a fifth
+SIZES = (2, 4, 8, 14, 20)  # patches shown to the judges; 20 are a tenth, and searched
 MASKS = ("mean", "blur")
 MOST_SETS = 10
 MOST_PATCHES = 20  # of a sufficient group
