@@ -2,6 +2,16 @@ from . import ledger
 from .attribution import (
     attribute,
 )
+from .corruption import (
+    ATTACKS,
+    CORRUPTIONS,
+    adversarial_curves,
+    attack,
+    corrupt,
+    corrupted_curves,
+    corrupted_game,
+    damage_strip,
+)
 from .curves import (
     AverageCurve,
     Curve,
@@ -94,6 +104,8 @@ from .study import (
 __version__: str
 
 __all__ = [
+    "ATTACKS",
+    "CORRUPTIONS",
     "METHOD_COLORS",
     "SAMPLE_PHOTOS",
     "AverageCurve",
@@ -116,8 +128,10 @@ __all__ = [
     "StoredStudy",
     "StudyResult",
     "TableGame",
+    "adversarial_curves",
     "all_coalitions",
     "as_game",
+    "attack",
     "attribute",
     "available_models",
     "average_curves",
@@ -126,7 +140,11 @@ __all__ = [
     "average_table",
     "bootstrap",
     "complete_order",
+    "corrupt",
+    "corrupted_curves",
+    "corrupted_game",
     "curves_of",
+    "damage_strip",
     "deletion_curve",
     "differences",
     "digit_pool",

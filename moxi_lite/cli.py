@@ -1,4 +1,4 @@
-"""The command line: ``moxi-lite explain PHOTO``, ``moxi-lite study`` and ``moxi-lite models``.
+"""The command line: ``moxi-lite explain PHOTO``, ``curves PHOTO``, ``study`` and ``models``.
 
 Exit codes: 0 done; 1 the weights are unavailable, or the work failed (memory, device, disk, rewards
 that are no numbers, images of a study); 2 wrong usage or input; 130 stopped by Ctrl-C.
@@ -23,9 +23,12 @@ from moxi_lite import __version__
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    import numpy as np
+    import numpy.typing as npt
     from matplotlib.figure import Figure
 
     from moxi_lite.explanation import Explanation
+    from moxi_lite.models import Classifier
     from moxi_lite.patches import PatchGame
 
 DEFAULT_MODEL = "vit_tiny_patch16_224"
@@ -119,6 +122,47 @@ def _parser() -> argparse.ArgumentParser:
         help="flip: once the prediction turns; none: go on to the budget (default: flip)",
     )
     add("--budget", type=int, metavar="N", help="most patches to choose (default: all)")
+    add(
+        "--out",
+        type=Path,
+        default="moxi-out",
+        metavar="DIR",
+        help="folder for the results, made if needed (default: moxi-out)",
+    )
+
+    curves = commands.add_parser(
+        "curves",
+        parents=[shared],
+        help="damage a photo patch by patch, in the order of a method",
+        description="Corrupt the patches of a photo in the order in which a method would delete "
+        "them; write the curve as JSON, and a picture of the photo under rising damage.",
+    )
+    curves.set_defaults(command=_curves)
+    add = curves.add_argument
+    add("photo", metavar="PHOTO", help="path or URL of an image")
+    add("--model", metavar="NAME", help=f"see: moxi-lite models (default: {DEFAULT_MODEL})")
+    add(
+        "--method",
+        default="moxi",
+        metavar="NAME",
+        help="moxi, gradcam, rollout, shapley, random or another of moxi-lite study "
+        "(default: moxi)",
+    )
+    add(
+        "--corruption",
+        default="gaussian_noise",
+        metavar="NAME",
+        help="fog, frost, snow, motion_blur or another of ImageNet-C (default: gaussian_noise)",
+    )
+    add("--level", type=int, default=5, metavar="N", help="severity, 0 to 5 (default: 5)")
+    add("--target", metavar="CLASS", help="index or name (default: the predicted class)")
+    add(
+        "--budget",
+        type=int,
+        metavar="N",
+        help="greedy steps of moxi, the rest is ranked by moxi- (default: all)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="for what is drawn (default: 0)")
     add(
         "--out",
         type=Path,
@@ -228,7 +272,6 @@ def _explain(
     from moxi_lite.data import load_image
     from moxi_lite.errors import unknown_name, whole_number
     from moxi_lite.files import folder_for_results
-    from moxi_lite.models import load_model
     from moxi_lite.patches import MASKINGS, PatchGame
     from moxi_lite.search import explain
 
@@ -245,12 +288,7 @@ def _explain(
                     "choose another folder with --out."
                 )
         image = load_image(photo)
-        # A model asked for by name is that model or nothing; only the default has a fallback.
-        if model is None:
-            classifier = load_model(DEFAULT_MODEL, fallback="efficientnet_lite0", device=device)
-        else:
-            classifier = load_model(model, device=device)
-        game = PatchGame(classifier, image, target, masking, grid=grid)
+        game = PatchGame(_model(model, device), image, target, masking, grid=grid)
         if budget is not None:
             whole_number("budget", budget, 1, game.n_players)
         try:
@@ -271,6 +309,110 @@ def _explain(
         for label, path in paths.items():
             _say(f"{label:<10} {path}")
     return 0
+
+
+def _curves(
+    *,
+    photo: str,
+    model: str | None,
+    method: str,
+    corruption: str,
+    level: int,
+    target: str | None,
+    budget: int | None,
+    masking: str,
+    grid: tuple[int, int] | None,
+    seed: int,
+    out: Path,
+    device: str | None,
+) -> int:
+    """Damage one photo patch by patch and write the results."""
+    import json
+
+    from moxi_lite.attribution import METHODS
+    from moxi_lite.corruption import CORRUPTIONS, corrupted_game, damage_strip
+    from moxi_lite.curves import curves_of
+    from moxi_lite.data import load_image
+    from moxi_lite.errors import unknown_name, whole_number
+    from moxi_lite.files import folder_for_results, write_atomically
+    from moxi_lite.patches import MASKINGS, PatchGame
+
+    out = out.expanduser()
+    with folder_for_results(out):
+        for kind, name, allowed in (  # told before a model is loaded
+            ("method", method, ("moxi", *METHODS)),
+            ("corruption", corruption, tuple(CORRUPTIONS)),
+            ("masking", masking, MASKINGS),
+        ):
+            if name not in allowed:
+                raise unknown_name(kind, name, allowed)
+        whole_number("level", level, 0, len(CORRUPTIONS[corruption]))
+        whole_number("seed", seed, 0)
+        stem = f"{_stem(photo)}-{method}-{corruption}-{level}"
+        paths = {"picture": out / f"{stem}.png", "data": out / f"{stem}.json"}
+        image = load_image(photo)
+        game = PatchGame(_model(model, device), image, target, masking, grid=grid)
+        if budget is not None:
+            whole_number("budget", budget, 1, game.n_players)
+        damaged = corrupted_game(game, corruption, level, seed)
+        try:
+            _describe(photo, game, masking)
+            order = _deletion_order(game, method, budget, seed)
+            curve = curves_of(damaged, {method: order}, "deletion")[method]
+            strip = damage_strip(game, order, corruption, level, random_state=seed)
+            told = {
+                "model": game.model.name,
+                "weights_sha256": game.model.weights_sha256,
+                "method": method,
+                "corruption": corruption,
+                "level": level,
+                "seed": seed,
+                "target": game.target,
+                "class_name": game.model.class_name(game.target),
+                "grid": game.grid,
+                "order": order.tolist(),
+                "fraction": curve.fraction.tolist(),
+                "correct": curve.correct.tolist(),
+                "probability": curve.probability.tolist(),
+                "log_odds": curve.log_odds.tolist(),
+            }
+            write_atomically(paths["data"], json.dumps(told, indent=1).encode())
+            buffer = io.BytesIO()
+            strip.savefig(buffer, format="png", dpi=150)
+            write_atomically(paths["picture"], buffer.getvalue())
+        except (ValueError, OSError) as error:
+            raise _Failure(_message(error)) from error
+        flip = curve.patches_to_flip()
+        lost = "never" if flip is None else f"after {flip} of {game.n_players} patches"
+        _say(
+            f"curve      class lost {lost}; probability {curve.probability[0]:.3f} to "
+            f"{curve.probability[-1]:.3f}, mean {curve.auc():.3f}"
+        )
+        for label, path in paths.items():
+            _say(f"{label:<10} {path}")
+    return 0
+
+
+def _deletion_order(
+    game: PatchGame, method: str, budget: int | None, seed: int
+) -> npt.NDArray[np.int64]:
+    from moxi_lite.attribution import SAMPLING_METHODS, attribute
+    from moxi_lite.search import complete_order, explain, order_of
+
+    if method == "moxi":
+        ex = explain(game, "deletion", budget=budget, show_progress=_shows_progress())
+        return complete_order(ex.order, attribute(game, "moxi-", mode="deletion"))[0]
+    drawn = seed if method in (*SAMPLING_METHODS, "random") else None
+    return order_of(attribute(game, method, mode="deletion", random_state=drawn))
+
+
+def _model(name: str | None, device: str | None) -> Classifier:
+    """Load a model: one asked for by name or nothing; only the default has a fallback."""
+    from moxi_lite.models import load_model
+
+    if name is None:
+        return load_model(DEFAULT_MODEL, fallback="efficientnet_lite0", device=device)
+    return load_model(name, device=device)
 
 
 def _describe(photo: str, game: PatchGame, masking: str) -> None:

@@ -440,3 +440,30 @@ def test_explain_with_real_weights(tmp_path, capsys):
     assert "(class 28" in capsys.readouterr().out, "one of the domestic cats, 281 to 285"
     record = json.loads((tmp_path / "cat-insertion.json").read_text())
     assert record["model"] == "efficientnet_lite0" and len(record["order"]) <= 1
+
+
+def test_curves_writes_a_curve_and_a_strip(photo, tiny, tmp_path, capsys):
+    common = ["curves", str(photo), "--corruption", "fog", "--level", "5", "--out", str(tmp_path)]
+    for method in ("moxi", "random"):
+        assert cli.main([*common, "--method", method, "--budget", "3"]) == 0
+        told = json.loads((tmp_path / f"my_cat.v2-{method}-fog-5.json").read_text())
+        assert sorted(told["order"]) == list(range(16)) and len(told["probability"]) == 17
+        assert (told["corruption"], told["level"], told["fraction"][-1]) == ("fog", 5, 1.0)
+        with Image.open(tmp_path / f"my_cat.v2-{method}-fog-5.png") as picture:
+            assert picture.width > 1000
+    assert "class lost" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--corruption", "fogg"], "unknown corruption 'fogg'. Did you mean 'fog'"),
+        (["--method", "gradcamm"], "unknown method 'gradcamm'"),
+        (["--level", "6"], "level must be in 0..5, got 6"),
+        (["--budget", "17"], "budget must be in 1..16"),
+    ],
+)
+def test_curves_refuses_wrong_input_before_work(extra, said, photo, tiny, tmp_path, capsys):
+    assert cli.main(["curves", str(photo), "--out", str(tmp_path / "new"), *extra]) == 2
+    assert said in error_of(capsys)
+    assert not (tmp_path / "new").exists()

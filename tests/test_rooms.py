@@ -18,6 +18,7 @@ ROOMS = (
     "search",
     "attribution",
     "curves",
+    "corruption",
     "study",
     "ledger",
 )

@@ -178,7 +178,14 @@ def curves_of(
     at = checked_points(points, n)
     present = np.array([along(order, mode)[at] for order in checked], dtype=bool)
     logits = game.logits(present.reshape(-1, n))
-    shape = (len(orders), len(at))
+    return curves_of_logits(game, list(orders), at, logits, mode)
+
+
+def curves_of_logits(
+    game: PatchGame, names: Sequence[str], at: npt.NDArray[np.int64], logits: np.ndarray, mode: str
+) -> dict[str, Curve]:
+    """Make named curves of logits (k * m, C): m rows a name, one for each number of patches."""
+    shape = (len(names), len(at))
     of_reward = {
         reward: outcome_of(logits, game.target, reward, game.model.outputs)
         for reward in ("probability", "log_odds")
@@ -190,10 +197,10 @@ def curves_of(
             f"{game.model.name} gives NaN or infinite scores for part of the image: check the "
             "model and the masking."
         )
-    fraction = at / n
+    fraction = at / game.n_players
     return {
         name: Curve(fraction, correct[row], p[row], odds[row], mode, game.target)
-        for row, name in enumerate(orders)
+        for row, name in enumerate(names)
     }
 
 

@@ -4,6 +4,7 @@ from moxi_lite.explanation.heat import ABSENT_GREY, heat_colors
 from moxi_lite.explanation.html import SliderHTML, framed, reveal, rounded
 from moxi_lite.explanation.pictures import (
     METHOD_COLORS,
+    NotebookFigure,
     figure1_strip,
     new_axes,
     plot_explanation,
@@ -17,6 +18,7 @@ __all__ = [
     "METHOD_COLORS",
     "VERBS",
     "Explanation",
+    "NotebookFigure",
     "SliderHTML",
     "figure1_strip",
     "framed",

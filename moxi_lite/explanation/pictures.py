@@ -208,7 +208,7 @@ def plot_trace(ex: Explanation, ax: Axes | None = None, *, label: str | None = N
     return ax
 
 
-class _NotebookFigure(Figure):
+class NotebookFigure(Figure):
     """A figure that notebooks can show although pyplot does not know it."""
 
     def _repr_png_(self) -> bytes:
@@ -269,7 +269,7 @@ def figure1_strip(explanations: Mapping[str, Explanation], n_columns: int = 3) -
     if len(modes) != 1:
         raise ValueError(f"one strip shows explanations of one mode, not of {sorted(modes)}.")
     shown = _strip_steps(explanations, n_columns)
-    figure = _NotebookFigure(
+    figure = NotebookFigure(
         figsize=(2.1 * (len(shown) + 1) + 0.4, 2.3 * len(explanations) + 0.3), layout="constrained"
     )
     grid = figure.subplots(len(explanations), len(shown) + 1, squeeze=False)
