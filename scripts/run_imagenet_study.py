@@ -70,8 +70,8 @@ class Part:
 
 
 EVERY = slice(None)
-# Where two parts have the same curve, the first counts.  A table may hold parts that are not here
-# any more, which earlier versions of this script computed.
+# Where two parts have the same curve, the one that was searched further counts, of equal ones the
+# first.  A table may hold parts that are not here any more, which earlier versions computed.
 PARTS: dict[str, dict[str, Part]] = {
     "vit_tiny_patch16_224": {
         "moxi-insertion": Part(EVERY, ("moxi",), ("insertion",), {"insertion": 20}),
@@ -160,7 +160,10 @@ def collect(model: str) -> Path | None:
         return None
     rows = pd.concat([*tables, before], keys=range(len(tables) + 1), names=["source", None])
     rows = rows.reset_index("source")
-    rows = rows[rows["source"] == rows.groupby(KEYS)["source"].transform("min")]
+    rows["searched"] = rows["step"].where(rows["exact"], 0)
+    rows["searched"] = rows.groupby([*KEYS, "source"])["searched"].transform("max")
+    for column, end in (("searched", "max"), ("source", "min")):
+        rows = rows[rows[column] == rows.groupby(KEYS)[column].transform(end)]
     # similar rows side by side compress well
     rows = rows.sort_values(["method", "mode", "image", "step"])
     path = RESULTS / "imagenet" / f"{model}.parquet"

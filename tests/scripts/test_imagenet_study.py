@@ -105,11 +105,15 @@ def test_parts_are_added_to_one_table(script, tiny_vit, photos, monkeypatch):
         ("random", "deletion"): 1,
         **{(f"shapley-paper-{k}", mode): 2 for k in (1, 2) for mode in script.BOTH},
     }
-    # Of two parts with the same curve the first counts, and wholly so.
+    # Of two parts with the same curve the one searched further counts, of equal ones the first,
+    # and wholly so.
     points = [0, 1, *few, 16]
+    whole = {("moxi", "deletion"), ("random", "deletion")}
     for (_, method, mode), steps in table.groupby(["image", "method", "mode"], observed=True):
-        sparse = mode == "insertion" or method.startswith("shapley")
-        assert steps["step"].tolist() in ([points] if sparse else [points, list(range(17))])
+        long = steps["exact"].sum() == 6 if method == "moxi" else (method, mode) in whole
+        assert steps["step"].tolist() == (list(range(17)) if long else points)
+    moxi = table[(table["method"] == "moxi") & (table["mode"] == "insertion")]
+    assert sorted(moxi.groupby("image", observed=True).size()) == [len(points)] * 2 + [17]
 
     record = json.loads(path.with_suffix(".json").read_text())
     assert list(record["phases"]) == list(parts)
