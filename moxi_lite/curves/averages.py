@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moxi_lite.curves.curve import Curve, area_under, metric_of, step_at
+from moxi_lite.curves.curve import Curve, area_under, has_turned, metric_of, step_at
 from moxi_lite.curves.intervals import Estimate, bootstrap, resampled, wilson
 from moxi_lite.errors import unknown_name
 from moxi_lite.games import FloatArray
@@ -249,12 +249,10 @@ def summary_table(curves: Mapping[str, Mapping[str, Curve]]) -> pd.DataFrame:
     rows = {}
     for label, by_image in curves.items():
         several = list(by_image.values())
-        inserts = several[0].mode == "insertion"
         flips = [c.patches_to_flip() for c in several]
         steps = [c.n_patches if k is None else k for c, k in zip(several, flips, strict=True)]
         stays = [
-            k is not None
-            and bool((c.correct == inserts)[c.fraction >= (k - 0.5) / c.n_patches].all())
+            k is not None and bool(has_turned(c)[c.fraction >= (k - 0.5) / c.n_patches].all())
             for c, k in zip(several, flips, strict=True)
         ]
         rows[label] = {

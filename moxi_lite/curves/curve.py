@@ -95,8 +95,7 @@ class Curve:
             deletion the smallest number without which it no longer is; 0 if that holds at the
             start, None if it never does. Of a `mean_curve`: for half of the orders.
         """
-        said = self.correct if self.mode == "insertion" else 1.0 - self.correct
-        flipped = np.asarray(said) >= 0.5
+        flipped = has_turned(self)
         point = self.fraction[flipped.argmax()]
         return round(point * self.n_patches) if flipped.any() else None
 
@@ -240,6 +239,12 @@ def checked_points(points: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int64
     ):
         raise ValueError(f"points must be numbers of patches in 0..{n}, not {points!r}.")
     return np.unique([0, 1, n, *given]).astype(np.int64)
+
+
+def has_turned(curve: Curve) -> BoolArray:
+    """Tell where the prediction has changed over, shape (m,); of a mean, in half of the orders."""
+    said = curve.correct if curve.mode == "insertion" else 1.0 - curve.correct
+    return np.asarray(said) >= 0.5
 
 
 def patches_of(fraction: FloatArray) -> int:

@@ -138,7 +138,7 @@ def plot_forest(
     ----------
     estimates : mapping of str to Estimate
         Label -> value and interval, such as `differences` gives them. A label in `METHOD_COLORS`,
-        also with more behind it ("Shapley (50)", "Grad-CAM, smoothed"), sets the colour; the
+        also with more behind it ("Shapley (50)", "Grad-CAM, plain"), sets the colour; the
         number of images stands beside it where the estimate knows it.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.

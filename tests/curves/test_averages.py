@@ -9,6 +9,7 @@ from moxi_lite.curves import (
     average_differences,
     average_table,
     differences,
+    mean_curve,
     summary_table,
     wilson,
 )
@@ -160,6 +161,8 @@ def test_the_summary_counts_patches_to_the_flip_and_whether_it_lasts():
     assert found["stays (%)"].tolist() == ["33", "100"]  # never is not "stays"
     gone = made([0.9, 0.8, 0.3, 0.2, 0.1], mode="deletion")
     assert summary_table({"a": {"x": gone}}).loc["a", "stays (%)"] == "100"
+    mostly = mean_curve([lasting, lasting, lost_again])  # of two orders in three
+    assert summary_table({"a": {"x": mostly}}).loc["a", "stays (%)"] == "100"
 
 
 def test_bad_arguments():
