@@ -91,9 +91,10 @@ PARTS: dict[str, dict[str, Part]] = {
         "scores": Part(slice(200), (*SCORES, "random"), BOTH),
     },
     "efficientnet_lite0": {
-        "all-steps": Part(
+        "moxi": Part(slice(20), ("moxi",), BOTH, None, None, "float32", "zero", (7, 7), None),
+        "scores": Part(
             slice(20),
-            ("moxi", "moxi-", "gradcam", "gradcam-paper", "gradcam++", "gradcam++-paper", "random"),
+            tuple(method for method in (*SCORES, "random") if method != "rollout"),
             BOTH,
             dtype="float32",
             masking="zero",
