@@ -96,32 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--grid", type=_grid, metavar="RxC", help="rows and columns (default: the model's)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
 
-    explain = commands.add_parser(
-        "explain",
-        parents=[shared],
-        help="find the patches that decide how a photo is classified",
-        description="Find the patches that decide how a photo is classified; write a picture, "
-        "the explanation as JSON, and a slider as a web page.",
-    )
-    explain.set_defaults(command=_explain)
-    add = explain.add_argument
+    one_photo = _Parser(add_help=False)
+    add = one_photo.add_argument
     add("photo", metavar="PHOTO", help="path or URL of an image")
     add("--model", metavar="NAME", help=f"see: moxi-lite models (default: {DEFAULT_MODEL})")
-    add(
-        "--mode",
-        choices=("insertion", "deletion"),
-        default="insertion",
-        help="insert patches until the target is recognised, or remove them until it no longer "
-        "is (default: insertion)",
-    )
     add("--target", metavar="CLASS", help="index or name (default: the predicted class)")
-    add(
-        "--stop",
-        choices=("flip", "none"),
-        default="flip",
-        help="flip: once the prediction turns; none: go on to the budget (default: flip)",
-    )
-    add("--budget", type=int, metavar="N", help="most patches to choose (default: all)")
     add(
         "--out",
         type=Path,
@@ -130,17 +109,39 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for the results, made if needed (default: moxi-out)",
     )
 
+    explain = commands.add_parser(
+        "explain",
+        parents=[one_photo, shared],
+        help="find the patches that decide how a photo is classified",
+        description="Find the patches that decide how a photo is classified; write a picture, "
+        "the explanation as JSON, and a slider as a web page.",
+    )
+    explain.set_defaults(command=_explain)
+    add = explain.add_argument
+    add(
+        "--mode",
+        choices=("insertion", "deletion"),
+        default="insertion",
+        help="insert patches until the target is recognised, or remove them until it no longer "
+        "is (default: insertion)",
+    )
+    add(
+        "--stop",
+        choices=("flip", "none"),
+        default="flip",
+        help="flip: once the prediction turns; none: go on to the budget (default: flip)",
+    )
+    add("--budget", type=int, metavar="N", help="most patches to choose (default: all)")
+
     curves = commands.add_parser(
         "curves",
-        parents=[shared],
+        parents=[one_photo, shared],
         help="damage a photo patch by patch, in the order of a method",
         description="Corrupt the patches of a photo in the order in which a method would delete "
         "them; write the curve as JSON, and a picture of the photo under rising damage.",
     )
     curves.set_defaults(command=_curves)
     add = curves.add_argument
-    add("photo", metavar="PHOTO", help="path or URL of an image")
-    add("--model", metavar="NAME", help=f"see: moxi-lite models (default: {DEFAULT_MODEL})")
     add(
         "--method",
         default="moxi",
@@ -155,21 +156,13 @@ def _parser() -> argparse.ArgumentParser:
         help="fog, frost, snow, motion_blur or another of ImageNet-C (default: gaussian_noise)",
     )
     add("--level", type=int, default=5, metavar="N", help="severity, 0 to 5 (default: 5)")
-    add("--target", metavar="CLASS", help="index or name (default: the predicted class)")
     add(
         "--budget",
         type=int,
         metavar="N",
-        help="greedy steps of moxi, the rest is ranked by moxi- (default: all)",
+        help="greedy steps of moxi, the rest is ranked by moxi- (default: all: minutes)",
     )
     add("--seed", type=int, default=0, metavar="N", help="for what is drawn (default: 0)")
-    add(
-        "--out",
-        type=Path,
-        default="moxi-out",
-        metavar="DIR",
-        help="folder for the results, made if needed (default: moxi-out)",
-    )
 
     study = commands.add_parser(
         "study",
