@@ -49,12 +49,12 @@ def files(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*16-bit")
 def test_no_line_of_a_block_has_to_be_scrolled_to():
     assert [line for _, block in BLOCKS for line in block.splitlines() if len(line) > 79] == []
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*16-bit")
 def test_every_block_runs(files, capsys):
     assert {kind for kind, _ in BLOCKS} == {"python", "bash"} and len(BLOCKS) > 12
     names: dict = {}
